@@ -89,6 +89,8 @@ def calls(dtype: str) -> Iterator[tuple[str, str, int, Callable[[], Any]]]:
     yield "pool.step(x, device_slots, out=y)", of_pool, 1, lambda: pool.step(x, on_device, out=y)
     lstm, xs = LSTM(weights, backend="cuda"), cell.asarray(cupy.zeros((T, B, I)))
     yield f"lstm(xs), a step of {T}", kernel, T, lambda: lstm(xs)
+    sequencer = lstm.sequencer(T, B)
+    yield "sequencer.run()", sequencer.kernels[0], 1, sequencer.run
 
 
 def measured(call: Callable[[], Any], steps: int) -> tuple[float, float]:

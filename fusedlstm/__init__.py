@@ -14,6 +14,7 @@ Stepping
     LSTMCell         one cell: a call takes x and a state, returns a state
     LSTM             layers and directions, through sequences or by steps
     Stepper          a fixed batch in place; cell.stepper(B) makes one
+    Sequencer        sequences in place; lstm.sequencer(T, B) makes one
     StatePool        sessions that come and go, of an LSTMCell or an LSTM
     lstm_pointwise   the rest of a step after a matmul of your own
 
@@ -46,6 +47,7 @@ from fusedlstm.lstm import LSTM
 from fusedlstm.packing import pack_state, stack_states, unpack_state, unstack_states
 from fusedlstm.pointwise import lstm_pointwise
 from fusedlstm.pool import StatePool
+from fusedlstm.sequencer import Sequencer
 from fusedlstm.stacked import StackedWeights, load_weights
 from fusedlstm.state import LSTMState
 from fusedlstm.stepper import Stepper
@@ -63,6 +65,7 @@ __all__ = [
     "LSTMState",
     "LSTMWeights",
     "PoolFullError",
+    "Sequencer",
     "StackedWeights",
     "StatePool",
     "Stepper",

@@ -8,10 +8,10 @@ from fusedlstm import log
 from fusedlstm.arrays.exchange import Exchange, in_order, is_native
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.select import choose
-from fusedlstm.backends.sequence_run import SequenceRun
+from fusedlstm.backends.sequence_run import MASKED_OUTPUTS, SequenceRun
 from fusedlstm.layers import Layers
+from fusedlstm.sequencer import Sequenceable
 from fusedlstm.state import LSTMState
-from fusedlstm.stepper import Steppable
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size, fail
 from fusedlstm.validation.sequence import SequenceChecks
 from fusedlstm.validation.signatures import Signatures
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 _MAKER = "lstm.asarray"  # the function that makes arrays, for messages
-_FILL_IDLE = ("zero", "last")  # the outputs of steps that a row does not take
 
 
-class LSTM(Steppable[tuple[LSTMState, ...]]):
+class LSTM(Sequenceable):
     """Layers of LSTM cells in one direction or both, run on sequences or step by step.
 
     A state is always a tuple of LSTMState, one for each layer and direction. The order is PyTorch's: layer 0 forward,
@@ -291,7 +290,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
             ValueError: an argument has the wrong shape or device, a length is below 0 or above T, both lengths and a
                 mask are given, or `reverse` is set for bidirectional weights.
         """
-        check_choice("masked_outputs", masked_outputs, _FILL_IDLE)
+        check_choice("masked_outputs", masked_outputs, MASKED_OUTPUTS)
         self._checks.check_reverse(reverse)
         check_bool("strict", strict)
         with Exchange(self._backend, xs, _MAKER) as exchange:

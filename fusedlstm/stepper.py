@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Generic, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from fusedlstm.arrays.exchange import Exchange, is_native
-from fusedlstm.arrays.libraries import library_of
-from fusedlstm.backends.select import choose
+from fusedlstm.in_place import InPlace
 from fusedlstm.placement import Placed
 from fusedlstm.state import State
-from fusedlstm.validation.arguments import check_bool, check_shape, check_size, describe_type, fail
+from fusedlstm.validation.arguments import check_bool, check_shape
 from fusedlstm.validation.weights import check_owner
 
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from fusedlstm.arrays.dtypes import Array
-    from fusedlstm.backends.base import Backend
+    from fusedlstm.backends.base import Backend, StepperEngine
     from fusedlstm.cell import LSTMCell
     from fusedlstm.lstm import LSTM
     from fusedlstm.state import LSTMState
 
 
-class Stepper(Generic[State]):
+class Stepper(InPlace[State]):
     """A batch of B rows whose buffers stay in place: x, both states, and the flags of rows to reset.
 
     `cell.stepper(B)` and `lstm.stepper(B)` make one. Its state begins as zeros. Fill its inputs, then step:
@@ -62,6 +59,8 @@ class Stepper(Generic[State]):
         BackendUnavailableError: steps can't be planned on this GPU; the message says why.
     """
 
+    _engine: StepperEngine
+
     @overload
     def __init__(
         self: Stepper[LSTMState],
@@ -92,35 +91,13 @@ class Stepper(Generic[State]):
         like: Any = None,
     ) -> None:
         check_owner("owner", owner)
-        self._batch_size = B = check_size("batch", batch, 1)
-        check_bool("host", host)
-        weights = owner._layers_of_weights
-        self._owner, self._host = owner, host
-        self._face: Backend = choose("numpy") if host else owner._backend  # of the buffers' arrays
-        self._maker = "numpy.asarray" if host else owner._maker
-        self._owner_states = owner._owner_states(self._face, self._maker)
-        self._like = like
-        self._check_like()
+        super().__init__(owner, batch, host=host, like=like)
         with Exchange(owner._backend, None if host else like, owner._maker) as exchange:
-            states, resets = owner._owner_states(), None
-            if reset_to is not None:
-                resets = states.taken(exchange, "reset_to", reset_to, B, may_be_one_row=True)
-            self._engine = owner._backend.stepper_engine(weights, owner._engines, B, resets, host=host)
-        self._busy = threading.Lock()
-        self._user = 0  # the last thread that held the lock
+            resets = self._taken_resets(exchange, reset_to)
+            self._engine = owner._backend.stepper_engine(
+                owner._layers_of_weights, owner._engines, self._batch_size, resets, host=host
+            )
         self._lend_buffers()
-
-    def _check_like(self) -> None:
-        like, face = self._like, self._face
-        library = None if like is None or isinstance(like, face.array_type) else library_of(like)
-        if like is not None:
-            with Exchange(face, like, self._maker) as exchange:
-                exchange.check_place("like", like)
-        if library is not None and library.immutable:
-            got = f"a {describe_type(like)}, which is immutable"
-            fail(TypeError, "like", "an array that can be written", got)
-        # On a CPU no work needs ordering, whichever library owns the memory.
-        self._needs_no_exchange = library is None or face.name == "numpy"
 
     def _lend_buffers(self) -> None:
         """Take the buffers as arrays of the library of `like`."""
@@ -132,16 +109,6 @@ class Stepper(Generic[State]):
         self._flags: Array = None
         if self._like is not None:
             self._like = self._x  # so as not to keep the caller's array alive, which may be large
-
-    @property
-    def batch(self) -> int:
-        """B, the number of rows."""
-        return self._batch_size
-
-    @property
-    def kernels(self) -> tuple[str, ...]:
-        """The kernel that steps each layer: "numpy", or on a GPU a name from LSTMCell's `kernel`."""
-        return self._engine.kernels
 
     @property
     def x(self) -> Array:
@@ -254,82 +221,6 @@ class Stepper(Generic[State]):
             batch.load(x)
         if is_first is not None:
             batch.mark(is_first)
-
-    def read(self) -> State:
-        """Return a copy of the state: an LSTMState, or for an LSTM a tuple of them.
-
-        Its arrays are new, in the library of the buffers.
-
-        Raises:
-            RuntimeError: as `step`.
-        """
-        return self._given(self._read_all())
-
-    def _given(self, states: tuple[LSTMState, ...]) -> State:
-        state: State = self._owner_states.given(states)
-        return state
-
-    def _read_all(self) -> tuple[LSTMState, ...]:
-        if self._busy.locked():
-            self._refuse()
-        with self._busy:
-            self._user = threading.get_ident()
-            if self._engine.is_torn:
-                self._refuse_torn()
-            return self._read_alone()
-
-    def _read_alone(self) -> tuple[LSTMState, ...]:
-        with Exchange(self._face, self._like, self._maker) as exchange:
-            return tuple(exchange.lend_state(state) for state in self._engine.read(exchange.empty))
-
-    def write(self, state: State) -> None:
-        """Copy a state to the buffers: an LSTMState, or for an LSTM a tuple of them.
-
-        Its arrays are on the device, or with `host` in host memory.
-
-        Raises:
-            RuntimeError: another call of this Stepper is running, in any thread.
-            TypeError: the state has the wrong kind, dtype or library.
-            ValueError: the state has the wrong shape or device.
-        """
-        if self._busy.locked():
-            self._refuse()
-        with self._busy:
-            self._user = threading.get_ident()
-            with Exchange(self._face, self._like, self._maker) as exchange:
-                self._engine.write(self._owner_states.taken(exchange, "state", state, self._batch_size))
-
-    def reset(self) -> None:
-        """Set all rows' states to zeros.
-
-        Raises:
-            RuntimeError: another call of this Stepper is running, in any thread.
-        """
-        if self._busy.locked():
-            self._refuse()
-        with self._busy:
-            self._user = threading.get_ident()
-            with Exchange(self._face, self._like, self._maker):
-                self._engine.clear()
-
-    def _refuse(self) -> NoReturn:
-        if self._user == threading.get_ident():
-            raise RuntimeError(
-                "this Stepper is in the middle of a call in this thread, and a signal handler, a finalizer or a "
-                "callback called it again: call it afterwards"
-            )
-        raise RuntimeError(
-            "another thread is using this Stepper, and it runs one call at a time: give each thread its own"
-        )
-
-    def _refuse_torn(self) -> NoReturn:
-        raise RuntimeError(
-            "the last call of this Stepper was interrupted or failed while it changed the state, which may be neither "
-            "the old nor the new one: call write(state) or reset()"
-        )
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a Stepper can't be copied or pickled: make another, and call its write(stepper.read())")
 
     def __repr__(self) -> str:
         return f"Stepper({self._owner!r}, {self._batch_size}{', host=True' if self._host else ''})"

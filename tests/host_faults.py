@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.faults_of_calls import ARGUMENTS, MEMORY, STATE
+from support.faults_of_sequencers import SEQUENCERS
 from support.faults_of_sequences import SEQUENCES
 from support.faults_of_waits import WAITS
 from support.outcomes import Outcome, missed
@@ -44,6 +45,8 @@ FILES = {
     "any_cell": "tests/core/test_cell.py",
     "any_lstm": "tests/core/test_lstm.py",
     "any_stepper": "tests/core/test_stepper.py",
+    "sequencer": "tests/cuda/test_sequencer_gpu.py",
+    "any_sequencer": "tests/core/test_sequencer.py",
     "repeated": "tests/cuda/test_repeated_step.py",
     "tune": "tests/tools/test_tune.py",
     "zoneout": "tests/core/test_zoneout.py",
@@ -82,7 +85,7 @@ class Fault:
 
 FAULTS = [
     Fault(file, *row)
-    for table in (WAITS, MEMORY, ARGUMENTS, STATE, SEQUENCES)
+    for table in (WAITS, MEMORY, ARGUMENTS, STATE, SEQUENCES, SEQUENCERS)
     for file, rows in table.items()
     for row in rows
 ]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
-    from fusedlstm.backends.sequence_run import SequenceRun
+    from fusedlstm.backends.sequence_run import SequencerForm, SequenceRun
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
@@ -62,17 +62,37 @@ class SequenceEngine(Protocol):
         """
 
 
-class StepperEngine(Protocol):
-    """A batch of B rows whose buffers stay in place, and its step through all layers.
+class InPlaceEngine(Protocol):
+    """A batch of B rows whose buffers stay in place, and what all layers do to its state.
 
     Arguments have been checked. Calls are made one at a time.
 
     Attributes:
         is_torn: whether `run`, `write` or `clear` was interrupted or failed while it changed the state. The state may
-            then mix old and new values. `write` and `clear` replace all of it, and clear the flags.
+            then mix old and new values. `write` and `clear` replace all of it.
     """
 
     is_torn: bool
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernel that steps each layer: one of `kernel_choice.NAMES`, or "numpy"."""
+
+    def run(self, engines: Sequence[Any]) -> None:
+        """Step with these engines, one for each layer. Their weights may be new since the last call."""
+
+    def read(self, empty: Empty) -> tuple[LSTMState, ...]:
+        """Return copies of the states, in arrays that `empty` makes."""
+
+    def write(self, states: Sequence[LSTMState]) -> None:
+        """Copy one state for each layer, with any strides, to the buffers."""
+
+    def clear(self) -> None:
+        """Write zeros to all states."""
+
+
+class StepperEngine(InPlaceEngine, Protocol):
+    """The buffers of a Stepper. `run` takes one step. After a torn state, `write` and `clear` also clear the flags."""
 
     @property
     def x(self) -> Array:
@@ -91,10 +111,6 @@ class StepperEngine(Protocol):
         """The index in `all_states` of the current state, which the next step reads."""
 
     @property
-    def kernels(self) -> tuple[str, ...]:
-        """The kernel that steps each layer: one of `kernel_choice.NAMES`, or "numpy"."""
-
-    @property
     def is_first(self) -> Array:
         """(B,) booleans: rows to reset before the next step, which clears the flags.
 
@@ -107,20 +123,22 @@ class StepperEngine(Protocol):
     def mark(self, is_first: Array) -> None:
         """Copy (B,) booleans to `is_first` for the next `run`. `is_torn` is set until that run is done."""
 
-    def run(self, engines: Sequence[Any]) -> None:
-        """Take one step with these engines, one for each layer. Their weights may be new since the last step."""
-
     def copy_output(self, to: Array) -> None:
         """Copy `output` to a contiguous array."""
 
-    def read(self, empty: Empty) -> tuple[LSTMState, ...]:
-        """Return copies of the states, in arrays that `empty` makes."""
 
-    def write(self, states: Sequence[LSTMState]) -> None:
-        """Copy one state for each layer, with any strides, to the buffers."""
+class SequencerEngine(InPlaceEngine, Protocol):
+    """The buffers of a Sequencer. `run` steps whole sequences.
 
-    def clear(self) -> None:
-        """Write zeros to all states."""
+    Attributes:
+        buffers: the inputs and results of every run, on the device, which begin as zeros. They stay in place. `finals`
+            is `states`. Lengths begin as T, and the mask as True.
+    """
+
+    buffers: SequenceRun
+
+    def load(self, to: Array, values: Array) -> None:
+        """Copy an array, in host memory or on the device, to a buffer of inputs. Both have any strides."""
 
 
 class PoolEngine(Protocol):
@@ -290,6 +308,15 @@ class Backend(Protocol):
             B: the number of rows.
             reset_to: for each layer a state of one row or of B, which is copied; None for zeros.
             host: whether x, is_first, output and the states that are read and written are in host memory.
+        """
+
+    def sequencer_engine(self, weights: StackedWeights, engines: Sequence[Any], form: SequencerForm) -> SequencerEngine:
+        """Return an engine for a Sequencer.
+
+        Args:
+            weights: the weights of the layers and directions.
+            engines: an engine for each of them.
+            form: what all runs have in common. Its `reset_to` is copied.
         """
 
     def pool_engine(self, weights: StackedWeights, engines: Sequence[Any], capacity: int) -> PoolEngine:

@@ -1,4 +1,4 @@
-"""A call of an LSTM on sequences, as a SequenceEngine gets it. This doesn't import CuPy."""
+"""A call of an LSTM on sequences, and a Sequencer, as their engines get them. This doesn't import CuPy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
     from fusedlstm.arrays.dtypes import Array
     from fusedlstm.state import LSTMState
+
+
+MASKED_OUTPUTS = ("zero", "last")  # the outputs of steps that a row does not take
 
 
 @dataclass(slots=True)
@@ -42,3 +46,37 @@ class SequenceRun:
     reset_to: Sequence[LSTMState] | None = None
     reverse: bool = False
     repeats: bool = False
+
+
+@dataclass(frozen=True)
+class SequencerForm:
+    """What the runs of a Sequencer have in common, besides its weights. The attributes have been checked.
+
+    Attributes:
+        T: the number of steps.
+        B: the number of rows.
+        lengths: whether there is a buffer of lengths. Likewise mask and is_first.
+        reset_to: the state to reset rows to, of B rows or of one, for each layer and direction; None for zeros.
+        reverse: whether a single direction runs from the last step to the first.
+        repeats: whether the outputs of idle rows repeat the last ones, instead of being zeros.
+    """
+
+    T: int
+    B: int
+    lengths: bool
+    mask: bool
+    is_first: bool
+    reset_to: Sequence[LSTMState] | None
+    reverse: bool
+    repeats: bool
+
+    def flags(self, xp: ModuleType) -> dict[str, Array]:
+        """Return new buffers of lengths, mask and is_first, as asked. Rows take all steps, and none is reset."""
+        made: dict[str, Array] = {}
+        if self.lengths:
+            made["lengths"] = xp.full((self.B,), self.T, xp.int64)
+        if self.mask:
+            made["mask"] = xp.ones((self.T, self.B), xp.bool_)
+        if self.is_first:
+            made["is_first"] = xp.zeros((self.T, self.B), xp.bool_)
+        return made

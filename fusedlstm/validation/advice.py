@@ -84,8 +84,8 @@ def _is_path(value: Any) -> bool:
 
 
 def holds_states(value: Any) -> bool:
-    """Return whether a value is a Stepper or a StatePool."""
-    return _is_our("Stepper", value) or _is_our("StatePool", value)
+    """Return whether a value is a Stepper, a Sequencer or a StatePool."""
+    return any(_is_our(name, value) for name in ("Stepper", "Sequencer", "StatePool"))
 
 
 def _is_our(name: str, value: Any) -> bool:

@@ -56,10 +56,24 @@ def check_owner(name: str, owner: Any) -> None:
             wanted, hint = "a cell, or a unidirectional LSTM", "The backward direction needs whole sequences"
             fail(ValueError, name, wanted, "bidirectional=True", hint)
         return
+    fail(TypeError, name, "an LSTMCell or an LSTM", describe_type(owner), _use_owner(owner))
+
+
+def check_lstm(name: str, owner: Any) -> None:
+    """Raise TypeError unless `owner` is an LSTM, which Sequencers can be made from."""
+    if isinstance(owner, Placed):
+        if owner._is_cell:
+            fail(TypeError, name, "an LSTM", "an LSTMCell", "Use LSTM(cell.weights)")
+        return
+    fail(TypeError, name, "an LSTM", describe_type(owner), _use_owner(owner, cells=False))
+
+
+def _use_owner(owner: Any, *, cells: bool = True) -> str:
+    """Return the hint for anything else passed as an owner. `cells` says whether it may be a cell."""
     if holds_states(owner):
-        hint = "Use its cell or LSTM"
+        hint = "Use its cell or LSTM" if cells else "Use its LSTM"
     elif isinstance(owner, LSTMWeights):
-        hint = "Use LSTMCell(weights)"
+        hint = "Use LSTMCell(weights)" if cells else "Use LSTM(weights)"
     elif isinstance(owner, StackedWeights):
         hint = "Use LSTM(weights)"
     elif _are_cells(owner):
@@ -68,7 +82,7 @@ def check_owner(name: str, owner: Any) -> None:
         hint = f"Use LSTM({call})"
     else:
         hint = use_weights_of(owner)
-    fail(TypeError, name, "an LSTMCell or an LSTM", describe_type(owner), hint)
+    return hint
 
 
 def check_same_form(name: str, old: LSTMWeights, new: LSTMWeights) -> None:

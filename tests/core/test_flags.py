@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fusedlstm
-from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, StatePool, Stepper, convert
+from fusedlstm import LSTM, LSTMCell, LSTMWeights, Sequencer, StackedWeights, StatePool, Stepper, convert
 
 W = LSTMWeights.random(3, 4, seed=0)
 CELL, LAYERS = LSTMCell(W, backend="numpy"), LSTM(W, backend="numpy")
@@ -23,12 +23,20 @@ CALLS = {
     "LSTM(batch_invariant)": lambda flag: LSTM(W, backend="numpy", batch_invariant=flag),
     "LSTM.__call__(reverse)": lambda flag: LAYERS(XS, reverse=flag),
     "LSTM.__call__(strict)": lambda flag: LAYERS(XS, strict=flag),
+    **{
+        f"LSTM.sequencer({name})": lambda flag, name=name: LAYERS.sequencer(5, 2, **{name: flag})
+        for name in ("lengths", "mask", "is_first", "reverse")
+    },
     "LSTM.stepper(host)": lambda flag: LAYERS.stepper(2, host=flag),
     "LSTMCell(batch_invariant)": lambda flag: LSTMCell(W, backend="numpy", batch_invariant=flag),
     "LSTMCell(check_state)": lambda flag: LSTMCell(W, backend="numpy", check_state=flag),
     "LSTMCell.stepper(host)": lambda flag: CELL.stepper(2, host=flag),
     "LSTMWeights.random(bias)": lambda flag: LSTMWeights.random(3, 4, seed=0, bias=flag),
     "LSTMWeights.random(peephole)": lambda flag: LSTMWeights.random(3, 4, seed=0, peephole=flag),
+    **{
+        f"Sequencer({name})": lambda flag, name=name: Sequencer(LAYERS, 5, 2, **{name: flag})
+        for name in ("lengths", "mask", "is_first", "reverse")
+    },
     "StackedWeights(bidirectional)": lambda flag: StackedWeights([W], bidirectional=flag),
     "StackedWeights(residual)": lambda flag: StackedWeights([W], residual=flag),
     "StackedWeights.random(bias)": lambda flag: StackedWeights.random(3, 4, seed=0, bias=flag),

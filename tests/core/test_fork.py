@@ -19,11 +19,12 @@ if {emulated}:
 
     driver.install()
 
-from fusedlstm import LSTMCell, LSTMWeights, StatePool, available_backends
+from fusedlstm import LSTM, LSTMCell, LSTMWeights, StatePool, available_backends
 
 cell = LSTMCell(LSTMWeights.random(4, 4, seed=0), backend="cuda")
 x, state = cell.asarray([[1.0] * 4]), cell.zero_state(1)
-stepper, pool = cell.stepper(1), StatePool(cell, 4)
+lstm, stepper, pool = LSTM(cell.weights, backend="cuda"), cell.stepper(1), StatePool(cell, 4)
+sequencer = lstm.sequencer(2, 1)
 slots = pool.allocate(1)
 calls = {{
     "cell": lambda: cell(x, state),
@@ -31,10 +32,12 @@ calls = {{
     "zero_state": lambda: cell.zero_state(1),
     "stepper": stepper.step,
     "stepper(x)": lambda: stepper.step(x),
+    "sequencer": sequencer.run,
     "pool": lambda: pool.step(x, slots),
     "read": lambda: pool.read(slots),
     "allocate": lambda: pool.allocate(1),
     "a new stepper": lambda: cell.stepper(1),
+    "a new sequencer": lambda: lstm.sequencer(2, 1),
     "a new pool": lambda: StatePool(cell, 4),
     "a new cell": lambda: LSTMCell(cell.weights, backend="cuda"),
 }}
@@ -49,11 +52,12 @@ if child == 0:
         except RuntimeError as error:
             print(name, "raised" if "forked after CUDA had been used" in str(error) else error, flush=True)
     print(available_backends(), LSTMCell(cell.weights).backend, flush=True)
-    del stepper, pool, calls, call
+    del stepper, sequencer, pool, calls, call
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 cell(x, state)
 stepper.step()
+sequencer.run()
 print("the parent goes on")
 """
 
@@ -66,7 +70,7 @@ def test_calls_in_a_forked_process_raise():
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=importing(ROOT), check=False)
     assert ended.returncode == 0, ended.stderr
     *calls, backends, parent = ended.stdout.splitlines()
-    assert len(calls) == 11
+    assert len(calls) == 13
     assert all(line.endswith(" raised") for line in calls), calls
     assert backends == "('numpy',) numpy"
     assert parent == "the parent goes on"

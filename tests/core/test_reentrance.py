@@ -1,7 +1,7 @@
 """Reentrant calls of one thread: in signal handlers, finalizers, trace functions and callbacks.
 
-Cells, LSTMs and lstm_pointwise give both calls the right numbers. Steppers and pools refuse the inner call, unless
-it is a release. Most tests make the inner call at every line of the outer one.
+Cells, LSTMs and lstm_pointwise give both calls the right numbers. Steppers, Sequencers and pools refuse the inner call,
+unless it is a release. Most tests make the inner call at every line of the outer one.
 """
 
 import functools
@@ -649,26 +649,33 @@ def test_interleaved_weights_are_made_once(monkeypatch):
     assert packed.interleaved(False) is inner[0] is packed.interleaved(False)
 
 
+KINDS = {
+    "stepper": (lambda lstm: lstm.stepper(B), lambda stepper, x: stepper.step(x)),
+    "sequencer": (lambda lstm: lstm.sequencer(1, B), lambda sequencer, x: sequencer.run(x[None])),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("inner", ["step", "read", "write", "reset"])
-def test_a_steppers_call_within_another(inner, way):
-    cell = LSTMCell(weights(), backend=way)
-    x, state = random_inputs(cell, B)
-    other = random_state(cell, B, np.random.default_rng(1))
+def test_an_in_place_call_within_another(inner, kind, way):
+    cell, lstm, (make, step) = LSTMCell(weights(), backend=way), LSTM(weights(), backend=way), KINDS[kind]
+    x, *state = random_inputs(cell, B)
+    other = [random_state(cell, B, np.random.default_rng(1))]
     calls = {
-        "step": lambda stepper: stepper.step(x),
+        "step": lambda stepper: step(stepper, x),
         "read": lambda stepper: stepper.read(),
         "write": lambda stepper: stepper.write(other),
         "reset": lambda stepper: stepper.reset(),
     }
 
     def after(*names):
-        stepper = cell.stepper(B)
+        stepper = make(lstm)
         stepper.write(state)
         for name in names:
             calls[name](stepper)
         return bits(stepper.read())
 
-    stepper = cell.stepper(B)
+    stepper = make(lstm)
     for name, outer in calls.items():
         alone, orders, refusals = after(name), [after(name, inner), after(inner, name)], []
         stepper.write(state)
@@ -807,38 +814,39 @@ def test_properties_can_be_read_within_a_call(way, tmp_path):
     assert user.contents(pool) == user.after("step")
 
 
-# Steppers that are interrupted.
+# Steppers and Sequencers that are interrupted.
 
 TORN = "was interrupted or failed while it changed the state, which may be neither the old nor the new one"
 
 
-def test_a_stepper_is_interrupted(way):
-    """The state is intact, or step and read refuse it until it is written or reset."""
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_in_place_call_is_interrupted(kind, way):
+    """The state is intact, or other calls refuse it until it is written or reset."""
     lstm = LSTM(StackedWeights.random(I, N, 2, seed=0), backend=way)
-    rng = np.random.default_rng(0)
+    rng, (make, step) = np.random.default_rng(0), KINDS[kind]
     x = lstm.asarray(rng.normal(size=(B, I)))
-    stepper = lstm.stepper(B)
-    stepper.step(x)
+    stepper = make(lstm)
+    step(stepper, x)
     state = stepper.read()
     before = bits(state)
-    stepper.step(x)
+    step(stepper, x)
     after = bits(stepper.read())
     outcomes, turn = set(), itertools.cycle([stepper.reset, lambda: stepper.write(state)])
     for moment in itertools.count(1):
         stepper.write(state)
-        if moments.interrupted(lambda: stepper.step(x), moment) is None:
+        if moments.interrupted(lambda: step(stepper, x), moment) is None:
             break
         if refused(stepper.read, TORN):
-            assert refused(lambda: stepper.step(x), TORN)
+            assert refused(lambda: step(stepper, x), TORN)
             next(turn)()
             outcomes.add("torn")
         else:
             now = bits(stepper.read())
             assert now in (before, after), moment
             outcomes.add(now == after)
-        stepper.step(x)
+        step(stepper, x)
         stepper.write(state)
-        stepper.step(x)
+        step(stepper, x)
         assert bits(stepper.read()) == after
     assert outcomes >= {False, "torn"}
 

@@ -60,6 +60,7 @@ def entries(backend):
     """Return each argument that takes an array: its name in errors, a plain array, and a function to call with one."""
     cell, lstm = LSTMCell(WEIGHTS, backend=backend), LSTM(StackedWeights([WEIGHTS]), backend=backend)
     pool, stepper = StatePool(cell, 6), Stepper(cell, B)
+    sequencer, masked = lstm.sequencer(T, B, lengths=True, is_first=True), lstm.sequencer(T, B, mask=True)
     slots = pool.allocate(B)
     x, xs, flags = f4(B, I), f4(T, B, I), np.zeros(B, bool)
     cells, all_flags, lengths = (lstm.zero_state(B)), np.zeros((T, B), bool), np.full(B, T)
@@ -84,6 +85,15 @@ def entries(backend):
         "stepper is_first": ("is_first", flags, lambda a: stepper.step(x, a)),
         "stepper write": ("state.h", f4(B, P), lambda a: stepper.write(state(h=a))),
         "stepper reset_to": ("reset_to.c", f4(1, N), lambda a: Stepper(cell, B, reset_to=one(c=a))),
+        "sequencer xs": ("xs", xs, sequencer.run),
+        "sequencer lengths": ("lengths", lengths, lambda a: sequencer.run(lengths=a)),
+        "sequencer mask": ("mask", all_flags, lambda a: masked.run(mask=a)),
+        "sequencer is_first": ("is_first", all_flags, lambda a: sequencer.run(is_first=a)),
+        "sequencer write": ("state[0].h", f4(B, P), lambda a: sequencer.write((state(h=a),))),
+        "sequencer reset_to": (
+            *("reset_to[0].c", f4(1, N)),
+            lambda a: lstm.sequencer(T, B, is_first=True, reset_to=(one(c=a),)),
+        ),
         "pool x": ("x", x, lambda a: pool.step(a, slots)),
         "pool slots": ("slots", slots, lambda a: pool.step(x, a)),
         "pool is_first": ("is_first", flags, lambda a: pool.step(x, slots, is_first=a)),

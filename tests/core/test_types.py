@@ -13,7 +13,8 @@ from support.places import ROOT
 # `assert_type` fails for another type, and `ignore` fails if there is no error to ignore.
 PROGRAM = """
 from typing import Any, assert_type
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, StatePool, Stepper, convert, load_weights
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, Sequencer, StackedWeights, StatePool, Stepper
+from fusedlstm import convert, load_weights
 
 cell, lstm = LSTMCell(LSTMWeights.random(3, 4, seed=0)), LSTM(StackedWeights.random(3, 4, seed=0))
 one, several = cell.zero_state(5), lstm.zero_state(5)
@@ -45,6 +46,15 @@ for many in (lstm.stepper(5), lstm.stepper(5, reset_to=several), Stepper(lstm, 5
     assert_type(many.read(), tuple[LSTMState, ...])
     many.write(several)
     many.write(one)  # type: ignore[arg-type]
+for sequencer in (lstm.sequencer(6, 5), lstm.sequencer(6, 5, is_first=True, reset_to=several), Sequencer(lstm, 6, 5)):
+    assert_type(sequencer, Sequencer)
+    assert_type(sequencer.state, tuple[LSTMState, ...])
+    assert_type(sequencer.read(), tuple[LSTMState, ...])
+    sequencer.write(several)
+    sequencer.write(one)  # type: ignore[arg-type]
+Sequencer(cell, 6, 5)  # type: ignore[arg-type]
+cell.sequencer(6, 5)  # type: ignore[attr-defined]
+lstm.sequencer(6, 5, reset_to=one)  # type: ignore[arg-type]
 cell.stepper(5, reset_to=several)  # type: ignore[arg-type]
 lstm.stepper(5, reset_to=one)  # type: ignore[arg-type]
 

@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from fusedlstm import LSTMCell, LSTMState, LSTMWeights, StatePool
+from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StatePool
 
 from support.backends import BACKENDS, NO_GPU, ONE_KERNEL, WAYS, backend_in_a_way, needs_cuda
 from support.gpu_libraries.dlpack import OnlyDlpack, WithNamespace
@@ -20,6 +20,7 @@ pytestmark = needs_cuda
 
 B, I, N = 33, 20, 24
 TIMES = range(5)
+STEPS_OF_RUNS = 3
 CYCLES, STEPS = (30_000_000, 200) if "cuda" in BACKENDS else (0, 20)  # about 15 ms
 
 LATE = r"""
@@ -252,8 +253,8 @@ def test_results_are_freed_in_torchs_order(gpu, torch):
             np.testing.assert_array_equal(seen.get(), gpu.wanted.h)
 
 
-# Steppers and pools: calls on several streams take turns, in both ways of stepping. Some kernels sum in another
-# order than the cell's, so results are compared with those of a step without late work.
+# Steppers, Sequencers and pools: calls on several streams take turns, in both ways of stepping. Some kernels sum in
+# another order than the cell's, so results are compared with those of a step without late work.
 
 
 @pytest.fixture(params=[way for way in WAYS if way != "numpy"])
@@ -349,6 +350,82 @@ def test_set_weights_before_a_stepper_is_made(either):
             slots = pool.allocate(B)
             pool.step(either.x, slots)
             assert_same(pool.read(slots).to_numpy(), wanted)
+
+
+def run_once(gpu, weights=None):
+    """Return an LSTM, its Sequencer, inputs, and the outputs of a run with these weights and without late work."""
+    lstm = LSTM(gpu.cell.weights, backend="cuda")
+    xs = cupy.stack([gpu.x] * STEPS_OF_RUNS)
+    sequencer = lstm.sequencer(STEPS_OF_RUNS, B)
+    if weights is not None:
+        lstm.set_weights(weights)
+    wanted = sequencer.run(xs).get()
+    lstm.set_weights(gpu.cell.weights)
+    gpu.settle()
+    return lstm, sequencer, xs, wanted
+
+
+def test_a_sequencers_calls_take_turns(either):
+    """xs is late on one stream, the run is on another, and the read on a third."""
+    _, sequencer, values, wanted = run_once(either)
+    for _ in TIMES:
+        sequencer.reset()
+        xs = either.nan(values)
+        either.settle()
+        either.late(xs, values, either.ours)
+        with either.ours:
+            outputs = sequencer.run(xs)
+        with either.theirs:
+            np.testing.assert_array_equal(sequencer.read()[0].h.get(), wanted[-1])
+            np.testing.assert_array_equal(outputs.get(), wanted)
+
+
+def test_set_weights_before_a_sequencer_is_made(either):
+    """A Sequencer is made on another stream than set_weights ran on."""
+    new = LSTMWeights.random(I, N, seed=1)
+    _, _, xs, wanted = run_once(either, new)
+    for _ in TIMES:
+        lstm, held = LSTM(either.cell.weights, backend="cuda"), either.nan(either.x)
+        either.settle()
+        either.late(held, either.x, either.ours)
+        with either.ours:
+            lstm.set_weights(new)
+        with either.theirs:
+            np.testing.assert_array_equal(lstm.sequencer(STEPS_OF_RUNS, B).run(xs).get(), wanted)
+
+
+def test_weights_of_a_sequencer_are_set_in_turn(either):
+    """A late run reads the old weights, though new ones are set on another stream."""
+    lstm, sequencer, values, wanted = run_once(either)
+    for _ in TIMES:
+        sequencer.reset()
+        xs = either.nan(values)
+        either.settle()
+        either.late(xs, values, either.ours)
+        with either.ours:
+            outputs = sequencer.run(xs)
+        with either.theirs:
+            lstm.set_weights(LSTMWeights.random(I, N, seed=1))
+        with either.ours:
+            np.testing.assert_array_equal(outputs.get(), wanted)
+        lstm.set_weights(either.cell.weights)
+
+
+def test_a_sequencer_that_is_deleted_while_it_runs(either):
+    """Its memory isn't reused while a late run needs it."""
+    lstm, _, values, wanted = run_once(either)
+    for _ in TIMES:
+        sequencer = lstm.sequencer(STEPS_OF_RUNS, B)
+        xs, out = either.nan(values), either.nan(values[:, :, :1]).repeat(N, axis=2)
+        either.settle()
+        either.late(xs, values, either.ours)
+        with either.ours:
+            out[...] = sequencer.run(xs)
+        del sequencer
+        taken = take_what_is_free()
+        with either.ours:
+            np.testing.assert_array_equal(out.get(), wanted)
+        assert not any(each.any() for each in taken)
 
 
 def test_a_pools_calls_take_turns(either):

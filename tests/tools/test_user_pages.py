@@ -86,6 +86,8 @@ def test_sequences(backend, monkeypatch):
     assert names["both"].shape == (50, 16, 128)
     assert names["backward"].shape == (50, 16, 64)
     assert names["outputs"].shape == (50, 16, 8)  # the outputs of layers of different kinds
+    assert names["ys"] is names["sequencer"].outputs
+    assert host(names["ys"]).any()
     assert names["output"].shape == (16, 64)
 
 

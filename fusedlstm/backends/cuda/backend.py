@@ -20,6 +20,7 @@ from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
 from fusedlstm.backends.cuda.runtime.streams import Exported, Order, Turns
 from fusedlstm.backends.cuda.runtime.strides import span
 from fusedlstm.backends.cuda.sequence import CudaSequence
+from fusedlstm.backends.cuda.sequencer import CudaSequencer
 from fusedlstm.backends.cuda.stepper import CudaStepper
 from fusedlstm.backends.measured import Layer
 from fusedlstm.validation.arguments import check_no_grad, fail
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from fusedlstm.arrays.libraries import Library
+    from fusedlstm.backends.sequence_run import SequencerForm
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
@@ -226,6 +228,14 @@ class CudaBackend:
         with self._device:
             step = batch_step(engines, weights.residual, B, reset_to, kernels)
             return CudaStepper(self._index, engines, step, kernels, host=host)
+
+    def sequencer_engine(
+        self, weights: StackedWeights, engines: Sequence[CudaCell], form: SequencerForm
+    ) -> CudaSequencer:
+        """Return an engine for a Sequencer: buffers, and the graph of a run on them."""
+        fork.check_process()
+        with self._device:
+            return CudaSequencer(self._index, weights, engines, form)
 
     def pool_engine(self, weights: StackedWeights, engines: Sequence[CudaCell], capacity: int) -> CudaPool:
         """Return an engine for a pool."""

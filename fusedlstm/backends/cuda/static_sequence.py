@@ -42,6 +42,9 @@ class StaticSequence:
         kernels: the kernel of each layer, by its name in `kernel_choice.py`.
         S: the most steps.
         form: what decides the launches.
+        xs: the array of the inputs, from `sequence_form.rows`, or what another direction's has; None for a new one.
+        flags: the array of the flags; None for a new one.
+        outputs: the array of the outputs, whose columns are contiguous; None for a new one.
 
     Attributes:
         xs: (S, B, I), the inputs.
@@ -51,23 +54,33 @@ class StaticSequence:
     """
 
     def __init__(
-        self, engines: Sequence[CudaCell], residual: Sequence[bool], kernels: Sequence[str], S: int, form: Form
+        self,
+        engines: Sequence[CudaCell],
+        residual: Sequence[bool],
+        kernels: Sequence[str],
+        S: int,
+        form: Form,
+        *,
+        xs: Any = None,
+        flags: Any = None,
+        outputs: Any = None,
     ) -> None:
         B, first, top = form.B, engines[0].weights, len(engines) - 1
         self._form, self._workspace = form, Workspace()
-        self.xs = below = rows((S, B, first.I), first.dtype)
-        self.flags = cupy.zeros((S, B), np.bool_) if form.has_flags else None
+        self.xs = below = rows((S, B, first.I), first.dtype) if xs is None else xs
+        self.flags = cupy.zeros((S, B), np.bool_) if form.has_flags and flags is None else flags
         self._last = rows((B, engines[top].weights.P), first.dtype) if form.repeats and form.has_flags else None
         self._gates = self._gates_for(engines, kernels, S, B)
         self._layers: list[LayerSteps] = []
         with contextlib.ExitStack() as scope:
             scope.callback(self.close)
             for k, (engine, kernel) in enumerate(zip(engines, kernels, strict=True)):
-                outputs = rows((S, B, engine.weights.P), first.dtype)
+                own = outputs if k == top else None
+                ys = rows((S, B, engine.weights.P), first.dtype) if own is None else own
                 last = self._last if k == top else None
-                buffers = LayerBuffers(below, outputs, self.flags, last, residual[k])
+                buffers = LayerBuffers(below, ys, self.flags, last, residual[k])
                 self._layers.append(self._layer(engine, kernel, buffers))
-                below = outputs
+                below = ys
             scope.pop_all()
         self.outputs = below
         self.states = tuple(layer.state for layer in self._layers)

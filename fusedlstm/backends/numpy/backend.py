@@ -14,6 +14,7 @@ from fusedlstm.backends.numpy.fast_pointwise import pointwise
 from fusedlstm.backends.numpy.memory import empty
 from fusedlstm.backends.numpy.pool import NumpyPool
 from fusedlstm.backends.numpy.sequence import NumpySequence
+from fusedlstm.backends.numpy.sequencer import NumpySequencer
 from fusedlstm.backends.numpy.stepper import NumpyStepper
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.backends.sequence_run import SequencerForm
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
@@ -107,6 +109,11 @@ class NumpyBackend:
         """Return an engine for a Stepper. `host` is ignored, as all memory is the host's."""
         del host
         return NumpyStepper(engines, weights.residual, B, reset_to)
+
+    def sequencer_engine(self, weights: StackedWeights, engines: Sequence[Any], form: SequencerForm) -> NumpySequencer:
+        """Return an engine for a Sequencer. `engines` is ignored, as every run passes its own."""
+        del engines
+        return NumpySequencer(weights, form)
 
     def pool_engine(self, weights: StackedWeights, engines: Sequence[Any], capacity: int) -> NumpyPool:
         """Return an engine for a pool. `engines` is ignored, as every step passes its own."""

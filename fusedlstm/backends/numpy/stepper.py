@@ -11,26 +11,25 @@ from fusedlstm.backends.numpy.context import quietly
 from fusedlstm.backends.numpy.matmul import BLOCK
 from fusedlstm.backends.numpy.resets import select_rows
 from fusedlstm.backends.numpy.scratch import Memory
+from fusedlstm.backends.numpy.states import StatesInPlace
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusedlstm.arrays.dtypes import Empty, NumpyArray
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.backends.numpy.cell import NumpyCell
     from fusedlstm.backends.numpy.scratch import Buffers
 
 _BOOL = np.dtype(np.bool_)
 
 
-class NumpyStepper:
+class NumpyStepper(StatesInPlace):
     """See `fusedlstm.backends.base.StepperEngine`.
 
     If the arithmetic has the dtype of x, x and h are views of the product's operand [x | h | 1]. Threads share the
     rows, and each takes its rows through all layers.
     """
-
-    is_torn = False
 
     def __init__(
         self, engines: Sequence[NumpyCell], residual: Sequence[bool], B: int, reset_to: Sequence[LSTMState] | None
@@ -43,7 +42,7 @@ class NumpyStepper:
             below = layer.output
         self.x, self.output = layers[0].x, layers[-1].output
         self.kernels = ("numpy",) * len(engines)
-        self.states = tuple(LSTMState(h=layer.h, c=layer.c) for layer in layers)
+        super().__init__([LSTMState(h=layer.h, c=layer.c) for layer in layers])
         self.all_states, self.current = (self.states,), 0
         self._resets: list[Any] = [(None, None)] * len(engines)
         if reset_to is not None:
@@ -97,33 +96,10 @@ class NumpyStepper:
         """Copy the output."""
         to[...] = self.output
 
-    def read(self, empty: Empty) -> tuple[LSTMState, ...]:
-        """Return copies of the states, in arrays that `empty` makes."""
-        copies = tuple(
-            LSTMState(h=empty(state.h.shape, state.h.dtype), c=empty(state.c.shape, state.c.dtype))
-            for state in self.states
-        )
-        _copy(copies, self.states)
-        return copies
-
     def _begin_anew(self) -> None:
         if self.is_torn:
             self._flags.fill(False)
-        self.is_torn = True
-
-    def write(self, states: Sequence[LSTMState]) -> None:
-        """Copy states to the buffers."""
-        self._begin_anew()
-        _copy(self.states, states)
-        self.is_torn = False
-
-    def clear(self) -> None:
-        """Write zeros to all states."""
-        self._begin_anew()
-        for state in self.states:
-            state.h.fill(0)
-            state.c.fill(0)
-        self.is_torn = False
+        super()._begin_anew()
 
 
 class _LayerBuffers:
@@ -186,9 +162,3 @@ class _Part:
         engine.step_from_gates(weights, buffers, self._c, self._h, self._c)
         if self._sum is not None:
             np.add(self._h, self._x, self._sum)
-
-
-def _copy(to: Sequence[LSTMState], states: Sequence[LSTMState]) -> None:
-    for mine, other in zip(to, states, strict=True):
-        mine.h[...] = other.h
-        mine.c[...] = other.c

@@ -165,10 +165,14 @@ class Turns:
             _keep_until(_event_on(self._last, self._index) if self._event is None else self._event, list(held))
 
 
+def is_captured(stream: Any) -> bool:
+    """Return whether a stream of the current device is captured by the caller."""
+    return stream.ptr not in (0, _LEGACY) and bool(cupy.cuda.runtime.streamIsCapturing(stream.ptr))
+
+
 def check_not_captured(what: str) -> None:
     """Raise RuntimeError if the current stream of this device is captured by the caller."""
-    stream = cupy.cuda.get_current_stream().ptr
-    if stream not in (0, _LEGACY) and cupy.cuda.runtime.streamIsCapturing(stream):
+    if is_captured(cupy.cuda.get_current_stream()):
         raise RuntimeError(f"{what} can't be captured: it launches graphs, whose buffers later calls use again")
 
 
