@@ -3,8 +3,8 @@
 // A Stepper's planned step launches it before its matmul, for the rows that is_first marks. `clear` launches
 // it for all rows of a Stepper, or for given slots of a pool.
 //
-// A reset selects and doesn't multiply, so a NaN in the old state is gone. Flags of the host stay, as it clears
-// them itself.
+// A reset selects and doesn't multiply, so a NaN in the old state is gone. Then flags on the GPU are cleared.
+// The host clears its own.
 #include "primitives.cuh"
 
 template <typename T> struct ResetArguments {
