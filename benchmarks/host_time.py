@@ -67,6 +67,7 @@ def install_fake_driver() -> None:
 def calls(dtype: str) -> Iterator[tuple[str, str, int, Callable[[], Any]]]:
     """Yield what is timed: how a call is written, its kernel, how many steps it takes, and the call."""
     import cupy
+    import numpy as np
 
     from fusedlstm import LSTM, LSTMCell, LSTMWeights, StatePool
 
@@ -81,12 +82,17 @@ def calls(dtype: str) -> Iterator[tuple[str, str, int, Callable[[], Any]]]:
     stepper = cell.stepper(B)
     yield "stepper.step()", stepper.kernels[0], 1, stepper.step
     yield "stepper.step(x)", stepper.kernels[0], 1, lambda: stepper.step(x)
+    on_host, host_x, flags = cell.stepper(B, host=True), x.get(), np.arange(B) == 0
+    yield "stepper.step(), host=True", stepper.kernels[0], 1, on_host.step
+    yield "stepper.step(x), host=True", stepper.kernels[0], 1, lambda: on_host.step(host_x)
+    yield "stepper.step(x, first), host=True", stepper.kernels[0], 1, lambda: on_host.step(host_x, flags)
+    yield "the next step() without flags", stepper.kernels[0], 1, on_host.step
     pool, y = StatePool(cell, 4096), cell.asarray(cupy.zeros((B, N)))
-    on_host = pool.allocate(B)
-    on_device = cupy.asarray(on_host)
+    slots = pool.allocate(B)
+    device_slots = cupy.asarray(slots)
     of_pool = pool.kernels(B)[0]
-    yield "pool.step(x, slots, out=y)", of_pool, 1, lambda: pool.step(x, on_host, out=y)
-    yield "pool.step(x, device_slots, out=y)", of_pool, 1, lambda: pool.step(x, on_device, out=y)
+    yield "pool.step(x, slots, out=y)", of_pool, 1, lambda: pool.step(x, slots, out=y)
+    yield "pool.step(x, device_slots, out=y)", of_pool, 1, lambda: pool.step(x, device_slots, out=y)
     lstm, xs = LSTM(weights, backend="cuda"), cell.asarray(cupy.zeros((T, B, I)))
     yield f"lstm(xs), a step of {T}", kernel, T, lambda: lstm(xs)
     sequencer = lstm.sequencer(T, B)

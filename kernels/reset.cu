@@ -3,12 +3,14 @@
 // A Stepper's planned step launches it before its matmul, for the rows that is_first marks. `clear` launches
 // it for all rows of a Stepper, or for given slots of a pool.
 //
-// A reset selects and doesn't multiply, so a NaN in the old state is gone. Then the flags are cleared.
+// A reset selects and doesn't multiply, so a NaN in the old state is gone. Then flags on the GPU are cleared.
+// The host clears its own.
 #include "primitives.cuh"
 
 template <typename T> struct ResetArguments {
   typedef typename Arithmetic<T>::type A;
   unsigned char* is_first;  // (B,), 0 or 1; null: reset all rows
+  i64 clears;               // whether to clear the flags
   const i64* slots;         // (B,): each row's slot; null: row k uses row k
   Matrix<T> h;              // (B, H), or all slots': every layer's
   Matrix<const T> reset_h;  // (B, H), or one row with stride 0, or null for zeros
@@ -33,5 +35,5 @@ template <typename T> __global__ void __launch_bounds__(256) lstm_reset(const Re
   for (i64 k = threadIdx.x; k < a.C; k += blockDim.x) {
     a.c.at[slot * a.c.stride + k] = a.reset_c.at ? a.reset_c.at[row * a.reset_c.stride + k] : A(0);
   }
-  if (a.is_first && threadIdx.x == 0) a.is_first[row] = 0;
+  if (a.is_first && a.clears && threadIdx.x == 0) a.is_first[row] = 0;
 }

@@ -35,6 +35,7 @@ OPTIONS = {
 FILES = {
     "order": "tests/cuda/test_gpu_order.py",
     "stepper": "tests/cuda/test_stepper_gpu.py",
+    "host_stepper": "tests/cuda/test_host_stepper_gpu.py",
     "pool": "tests/cuda/test_pool_gpu.py",
     "captures": "tests/cuda/test_captures_gpu.py",
     "fused_stepper": "tests/cuda/test_fused_stepper.py",

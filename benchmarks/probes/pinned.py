@@ -127,10 +127,15 @@ def _graph(kernel: Any, stream: Any, buffers: Buffers, about: tuple[int, str, st
             pinned.queue_upload(buffers.device_in, buffers.host_in)
         kernel((-(-vectors // _THREADS),), (min(vectors, _THREADS),), arguments)
         if write == "copy":
-            pinned.queue_download(buffers.host_out, buffers.device_out)
+            _queue_download(buffers.host_out, buffers.device_out)
 
     queue()
     stream.synchronize()
     stream.begin_capture()
     queue()
     return stream.end_capture()
+
+
+def _queue_download(to: Any, rows: Any) -> None:
+    kind, stream = cupy.cuda.runtime.memcpyDeviceToHost, cupy.cuda.get_current_stream().ptr
+    cupy.cuda.runtime.memcpyAsync(to.ctypes.data, rows.data.ptr, rows.nbytes, kind, stream)

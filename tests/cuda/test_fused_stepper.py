@@ -64,13 +64,6 @@ def test_a_steps_graph(layers, options, each):
         stepper.step()
 
 
-def test_the_graph_includes_host_copies():
-    stepper = make().stepper(5, host=True)
-    assert nodes(stepper) == ["memcpy2D", STEP, "memcpy2D"]
-    stepper.is_first[...] = True
-    assert nodes(stepper) == ["memcpy2D", "memcpy2D", STEP, "memcpy2D"]
-
-
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("given", [False, True])
 def test_a_step_is_one_launch(resets, given):
@@ -201,8 +194,7 @@ def test_flags_are_cleared_by_the_step(B, host_buffers):
         got = stepper.step()
         assert bits(got) == bits(twin.step())
         assert not host(stepper.is_first).any()
-        assert not host(stepper._engine._device_flags).any() or host_buffers
-        assert not host(stepper._engine._step._readers).any()
+        assert host_buffers or not host(stepper._engine._step._readers).any()
 
 
 def zeroed(array, rows):

@@ -347,17 +347,17 @@ def reset_values(kind, random, B, columns, dtype):
     return random_array(random, (1 if kind == "one row" else B, columns), dtype, strided=True)
 
 
-def launch_reset(function, arrays, schedule):
+def launch_reset(function, arrays, schedule, *, clears=True):
     flags, slots, h, c = (arrays[name] for name in ("is_first", "slots", "h", "c"))
     B = len(slots) if slots is not None else len(flags) if flags is not None else len(h)
     H, C = h.shape[1], c.shape[1]
     reset_h, reset_c = (matrix(arrays[name], one_row_for_all=True) for name in ("reset_h", "reset_c"))
-    arguments = ResetArguments(flags, slots, matrix(h), reset_h, H, matrix(c), reset_c, C, B)
+    arguments = ResetArguments(flags, clears, slots, matrix(h), reset_h, H, matrix(c), reset_c, C, B)
     passed = by_value(arguments, T=h.dtype)
     return function(*whole_rows(B, max(H, C)), [passed], schedule=schedule)
 
 
-def assert_reset(arrays, before, B):
+def assert_reset(arrays, before, B, *, clears=True):
     first = np.ones(B, bool) if before["is_first"] is None else before["is_first"]
     slots = np.arange(B) if before["slots"] is None else before["slots"]
     for name in ("h", "c"):
@@ -365,7 +365,7 @@ def assert_reset(arrays, before, B):
         want[slots[first]] = 0 if value is None else value[0] if len(value) == 1 else value[first]
         assert_same_bits(name, arrays[name], want)
     if arrays["is_first"] is not None:
-        assert not arrays["is_first"].any()
+        np.testing.assert_array_equal(arrays["is_first"], first & ~np.bool_(clears))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -393,6 +393,16 @@ def test_reset(reset, name, values, B, H, C, schedule):
         before = copies(arrays)
         launch_reset(reset.function(f"lstm_reset<{name}>"), arrays, schedule)
         assert_reset(arrays, before, B)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_reset_leaves_flags_of_the_host(reset, schedule):
+    random = np.random.default_rng(0)
+    arrays = {"is_first": np.arange(5) % 2 == 0, "slots": None, "reset_h": None, "reset_c": None}
+    arrays |= {name: random_array(random, (5, 9), np.float32) for name in ("h", "c")}
+    before = copies(arrays)
+    launch_reset(reset.function("lstm_reset<float>"), arrays, schedule, clears=False)
+    assert_reset(arrays, before, 5, clears=False)
 
 
 def test_reset_with_offsets_beyond_2_to_31(reset):

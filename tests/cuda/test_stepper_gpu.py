@@ -56,13 +56,6 @@ def test_a_steps_graph(layers, options, each):
     assert nodes(stepper) == [RESET, *each * layers]
 
 
-def test_the_graph_includes_host_copies():
-    stepper = make().stepper(5, host=True)
-    assert nodes(stepper) == ["memcpy2D", "matmul", PLANNED, "memcpy2D"]
-    stepper.is_first[...] = False
-    assert nodes(stepper) == ["memcpy2D", "memcpy2D", RESET, "matmul", PLANNED, "memcpy2D"]
-
-
 @pytest.mark.parametrize("resets", [False, True])
 def test_a_step_is_one_launch(resets):
     """A step is one graph on the current stream. It doesn't allocate, record an event or wait."""

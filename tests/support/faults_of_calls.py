@@ -8,9 +8,24 @@ MEMORY = {
     "stepper.py": [
         (
             "an allocation in a capture",
-            "        step = self._step\n        if self._host:\n            pinned",
-            "        step, _ = self._step, cupy.zeros(1)\n        if self._host:\n            pinned",
+            "captured(functools.partial(step.queue, current, flags if resets else None))",
+            "captured(lambda: (step.queue(current, flags if resets else None), cupy.zeros(1)))",
             "now any_stepper equals_the_cell and emulated",
+        ),
+    ],
+    "matmul_batch.py": [
+        (
+            "x isn't copied",
+            "        if self._host:\n            pinned",
+            "        if False:\n            pinned",
+            "now host_stepper copy_of_x",
+        ),
+        ("kernels clear the host's flags", "clears=not self._host", "clears=True", "now host_stepper leave_flags"),
+        (
+            "the host's output isn't zeroed",
+            "            self.output.fill(0)",
+            "            pass",
+            "now host_stepper begin_as_zeros",
         ),
     ],
     "matmul_step.py": [
@@ -69,6 +84,33 @@ MEMORY = {
             "None if is_first is None else readers)",
             "None)",
             "now fused_stepper flags_are_cleared",
+        ),
+        (
+            "kernels clear the host's flags",
+            "None if host else cupy.zeros((row_blocks",
+            "cupy.zeros((row_blocks",
+            "now host_stepper leave_flags",
+        ),
+        ("x isn't copied", "if self._uploads:", "if False:", "now host_stepper copy_of_x"),
+        ("any x is read from the host", "host and reads <= MOST_READ", "host", "now host_stepper large_inputs"),
+        (
+            "the residual connection's read of x isn't counted",
+            "[1] + residual",
+            "[1]",
+            "now host_stepper large_inputs",
+        ),
+        (
+            "rows of x aren't aligned on the host",
+            "rows = pinned.zeros((B, padded(I, dtype)), dtype)",
+            "rows = pinned.zeros((B, I), dtype)",
+            "now host_stepper same_kernels",
+        ),
+        ("the host's output isn't zeroed", "self._on_host.fill(0)", "pass", "now host_stepper begin_as_zeros"),
+        (
+            "the output stays on the GPU",
+            "copy = None if k < top or on_host is None else",
+            "copy = None if True else",
+            "now host_stepper bits_are and 3",
         ),
     ],
     "device_weights.py": [
@@ -160,14 +202,14 @@ ARGUMENTS = {
     "runtime/pinned.py": [
         (
             "pitches swapped",
-            "_queue(to.data.ptr, pitches[0], rows.ctypes.data, pitches[1], rows,",
-            "_queue(to.data.ptr, pitches[1], rows.ctypes.data, pitches[0], rows,",
+            "(to.data.ptr, pitch, rows.ctypes.data, width, width,",
+            "(to.data.ptr, width, rows.ctypes.data, pitch, width,",
             "now any_stepper buffers_on_the_host and emulated",
         ),
         (
             "a copy in the other direction",
-            "cupy.cuda.runtime.memcpyDeviceToHost",
-            "cupy.cuda.runtime.memcpyHostToDevice",
+            "B, K), kind = rows.shape, cupy.cuda.runtime.memcpyHostToDevice",
+            "B, K), kind = rows.shape, cupy.cuda.runtime.memcpyDeviceToHost",
             "now any_stepper buffers_on_the_host and emulated",
         ),
     ],
@@ -264,6 +306,24 @@ STATE = {
             "now stepper flags_on_the_host",
         ),
         ("flags are ignored", "        self._resets = True", "        pass", "now any_stepper flags_last and emulated"),
+        (
+            "a graph without resets, in spite of flags",
+            "self._flags.tobytes() != self._no_flags",
+            "False",
+            "now host_stepper any_flag",
+        ),
+        (
+            "only flags of 1 are seen",
+            "self._flags.tobytes() != self._no_flags",
+            "1 in self._flags.tobytes()",
+            "now host_stepper any_flag",
+        ),
+        (
+            "flags that were ever used reset all steps",
+            "        if resets and self._host:\n",
+            "        if False:\n",
+            "now host_stepper needs_a_copy",
+        ),
         ("zeros of the run before a capture stay", "        step.zero()\n", "", "now fused_stepper begin_as_zeros"),
     ],
     "backend.py": [

@@ -105,6 +105,12 @@ WAITS = {
         ),
     ],
     "runtime/pinned.py": [
+        (
+            "mapped memory isn't kept",
+            "array.nbytes, array, device)",
+            "array.nbytes, None, device)",
+            "now host_stepper alive",
+        ),
         ("pinned memory is reused early", "self._events[k].synchronize()", "pass", "late order slots_of_queued"),
         (
             "slots are uploaded on the default stream",
@@ -185,6 +191,12 @@ WAITS = {
             "held = (step, self._engines, flags, self._graphs, self.x, self._flags, self.output)",
             "held = ()",
             "late order deleted",
+        ),
+        (
+            "nothing of the host is kept",
+            "held = (step, self._engines, flags, self._graphs, self.x, self._flags, self.output)",
+            "held = (self._engines, self._graphs)",
+            "late host_stepper outlive",
         ),
     ],
     "pool.py": [

@@ -131,7 +131,7 @@ def test_copy_that_is_not_made_is_found(gpu, monkeypatch):
     pinned = importlib.import_module("benchmarks.probes.pinned")
     monkeypatch.setattr(pinned, "SIZES", (256,))
     monkeypatch.setattr(pinned, "TRIPS", 3)
-    monkeypatch.setattr(pinned.pinned, "queue_download", lambda to, rows: None)
+    monkeypatch.setattr(pinned, "_queue_download", lambda to, rows: None)
     for row in probe("pinned", gpu):
         assert row["state"] == ("wrong" if row["variant"].endswith("out: copy") else "measured")
 

@@ -173,6 +173,7 @@ class ResetArguments:
     """The arguments of kernels/reset.cu."""
 
     is_first: Annotated[Any, "unsigned char*"]
+    clears: I64
     slots: Annotated[Any, "const i64*"]
     h: Annotated[Matrix, "T"]
     reset_h: Annotated[Matrix, "const T"]

@@ -226,7 +226,7 @@ class CudaBackend:
         fork.check_process()
         kernels = self._kernels(weights, engines, B)
         with self._device:
-            step = batch_step(engines, weights.residual, B, reset_to, kernels)
+            step = batch_step(engines, weights.residual, B, reset_to, kernels, host=host)
             return CudaStepper(self._index, engines, step, kernels, host=host)
 
     def sequencer_engine(

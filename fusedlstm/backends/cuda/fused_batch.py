@@ -9,6 +9,7 @@ import numpy as np
 
 from fusedlstm.backends.cuda.device_weights import padded
 from fusedlstm.backends.cuda.kernels import Destinations, launch_reset
+from fusedlstm.backends.cuda.runtime import pinned
 from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows
 from fusedlstm.backends.cuda.step_kernels import Resets, launches, needs_m
 from fusedlstm.backends.cuda.tiles import tile_of
@@ -18,12 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusedlstm.backends.cuda.cell import CudaCell
+    from fusedlstm.backends.cuda.device_weights import DeviceWeights
+
+# Blocks read x from the host's memory if they read at most this many bytes in all. A copy of x should take longer then.
+MOST_READ = 32 << 10
 
 
 class FusedBatch:
     """See `layer_step.BatchStep`.
 
-    Many blocks read h while others write the next one, so each layer has a double buffer of h.
+    Many blocks read h while others write the next one, so each layer has a double buffer of h. With host buffers, the
+    top layer writes its output to the host's memory, and the first reads a small x there.
     """
 
     buffers = 2
@@ -35,28 +41,48 @@ class FusedBatch:
         B: int,
         reset_to: Sequence[LSTMState] | None,
         kernels: Sequence[str],
+        *,
+        host: bool,
     ) -> None:
         layers = [engine.weights for engine in engines]
         first, top = layers[0], len(layers) - 1
-        self.x = _rows(B, first.I, first.dtype)[:, : first.I]
+        reads = bytes_read(first, kernels[0], B, residual=residual[0])
+        self._place_x(first, B, on_host=host, is_read_there=host and reads <= MOST_READ)
         projected = [weights.N for weights, kernel in zip(layers, kernels, strict=True) if needs_m(weights, kernel, B)]
         most = max(projected, default=0)
         self._m = _rows(B, most, first.dtype) if most else None
         self._layers: list[_DoubleBufferedLayer] = []
-        below = (self.x, self.x)  # for each buffer of h
+        below = (self._x, self._x)  # for each buffer of h
+        on_host = pinned.zeros((B, layers[top].P), first.dtype) if host else None
         for k, engine in enumerate(engines):
-            layer = _DoubleBufferedLayer(engine, kernels[k], B, below, residual=residual[k], is_top=k == top)
+            copy = None if k < top or on_host is None else pinned.mapped(on_host)
+            layer = _DoubleBufferedLayer(engine, kernels[k], B, below, copy, residual=residual[k], is_top=k == top)
             layer.reset_to(None if reset_to is None else reset_to[k])
             self._layers.append(layer)
             below = layer.outputs
-        self._readers = cupy.zeros((tile_of(kernels[top], B, first.dtype).grid(B, 1)[0],), np.uint32)
-        self.output = below[0]
+        row_blocks = tile_of(kernels[top], B, first.dtype).grid(B, 1)[0]
+        self._readers = None if host else cupy.zeros((row_blocks,), np.uint32)
+        self._on_host = on_host
+        self.output = below[0] if on_host is None else on_host
         self.states: tuple[tuple[LSTMState, ...], ...] = tuple(
             tuple(layer.states[current] for layer in self._layers) for current in range(self.buffers)
         )
 
+    def _place_x(self, weights: DeviceWeights, B: int, *, on_host: bool, is_read_there: bool) -> None:
+        """Make the user's x, and the one that kernels read: the same memory, or a copy on the GPU."""
+        I, dtype = weights.I, weights.dtype
+        self._uploads = on_host and not is_read_there
+        if is_read_there:
+            rows = pinned.zeros((B, padded(I, dtype)), dtype)
+            self.x, self._x = rows[:, :I], pinned.mapped(rows)[:, :I]
+        else:
+            self._x = _rows(B, I, dtype)[:, :I]
+            self.x = pinned.zeros((B, I), dtype) if on_host else self._x
+
     def queue(self, current: int, is_first: Any) -> None:
-        """Queue a step on the current stream. Rows that is_first marks are reset, and the flags cleared."""
+        """Queue a step on the current stream, with the rows that is_first marks reset."""
+        if self._uploads:
+            pinned.queue_upload(self._x, self.x)
         for layer in self._layers:
             layer.queue(current, is_first, self._readers if layer is self._layers[-1] else None, self._m)
 
@@ -69,13 +95,24 @@ class FusedBatch:
         """Write zeros to all buffers that a caller can see, on the current stream."""
         for layer in self._layers:
             layer.zero()
+        if self._on_host is not None:
+            self._on_host.fill(0)
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""
 
 
+def bytes_read(weights: DeviceWeights, kernel: str, B: int, *, residual: bool) -> int:
+    """Return how many bytes of x the blocks of a layer's step read. Blocks of the same rows all read the same x."""
+    times = tile_of(kernel, B, weights.dtype).grid(B, weights.N)[1] + residual
+    return B * weights.I * weights.dtype.itemsize * times
+
+
 class _DoubleBufferedLayer:
-    """One layer's buffers: c, two of h, and perhaps one of output. A step reads one h and writes the other."""
+    """One layer's buffers: c, two of h, and perhaps one of output. A step reads one h and writes the other.
+
+    `copy` is the buffer of output, if the caller has one.
+    """
 
     def __init__(
         self,
@@ -83,6 +120,7 @@ class _DoubleBufferedLayer:
         kernel: str,
         B: int,
         below: tuple[Any, Any],
+        copy: Any,
         *,
         residual: bool,
         is_top: bool,
@@ -94,8 +132,9 @@ class _DoubleBufferedLayer:
         c = self._rows(B, weights.N, weights.gates_dtype)
         self.states = tuple(LSTMState(h=h, c=c) for h in hs)
         # The top layer's output has a separate buffer, so that it is in the same place after every step.
-        self._copy = self._rows(B, weights.P, weights.dtype) if residual or is_top else None
-        self._residual = residual
+        if copy is None and (residual or is_top):
+            copy = self._rows(B, weights.P, weights.dtype)
+        self._copy, self._residual = copy, residual
         self.outputs = (hs[1], hs[0]) if self._copy is None else (self._copy, self._copy)
 
     def _rows(self, B: int, columns: int, dtype: np.dtype[Any]) -> Any:

@@ -119,14 +119,13 @@ class _Uses:
                     yield from layer.interleaving(kernel)
                     yield from layer.step(kernel, B, {True}, odd=False, odd_m=False)
             elif self._can_plan:
-                yield from self._matmul(is_pool=False)
+                yield from self._matmul()
 
-    def _matmul(self, *, is_pool: bool) -> Iterator[Kernel]:
+    def _matmul(self) -> Iterator[Kernel]:
         """Yield the kernels of steps with cuBLASLt."""
         yield kernels.reset_kernel(self._layers[0].dtype)
-        top = len(self._layers) - 1
-        for k, layer in enumerate(self._layers):
-            yield from layer.planned(copied=is_pool or k < top or self._weights.residual[k])
+        for layer in self._layers:
+            yield from layer.planned()
 
     def _pools(self) -> Iterator[Kernel]:
         """Yield the kernels of pools of any capacity from the largest batch on."""
@@ -141,7 +140,7 @@ class _Uses:
                         yield from self._pool_step(B)
             elif self._can_plan:
                 yield slot_kernels.gather_kernel(dtype)
-                yield from self._matmul(is_pool=True)
+                yield from self._matmul()
 
     def _pool_step(self, B: int) -> Iterator[Kernel]:
         chosen = kernel_choice.one_kernel_layers(B, self._sizes, *self._about, self._forced)
@@ -180,11 +179,11 @@ class _Layer:
     def _vectors(self, *, contiguous: bool) -> set[int]:
         return {_VECTOR if self._N % _VECTOR == 0 else 1} | (set() if contiguous else {1})
 
-    def planned(self, *, copied: bool) -> Iterator[Kernel]:
-        """Yield the kernels after a cuBLASLt product. `copied` says whether h is needed twice."""
+    def planned(self) -> Iterator[Kernel]:
+        """Yield the kernels after a cuBLASLt product, where h may be needed twice."""
         (width,) = self._vectors(contiguous=True)
         yield kernels.planned_kernel(self.dtype, width, self._functions_of_m, *self._options)
-        if self._zoneout or (self._projects and (self._clips_h or copied)):
+        if self._zoneout or self._projects:
             yield kernels.finish_kernel(self.dtype, self._zoneout)
 
     def after_products(self) -> Iterator[Kernel]:

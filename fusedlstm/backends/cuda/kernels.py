@@ -264,20 +264,22 @@ def reset_kernel(dtype: np.dtype[Any]) -> Kernel:
     return Kernel("reset.cu", f"lstm_reset<{C_NAMES[dtype.name]}>", Struct(ResetArguments, T=dtype))
 
 
-def launch_reset(is_first: Any, slots: Any, h: Any, reset_h: Any, c: Any, reset_c: Any) -> None:
+def launch_reset(is_first: Any, slots: Any, h: Any, reset_h: Any, c: Any, reset_c: Any, *, clears: bool = True) -> None:
     """Launch kernels/reset.cu in place on h (B, H) and c (B, C).
 
     Args:
-        is_first: (B,) flags of the rows to reset, cleared afterwards; None for all rows.
+        is_first: (B,) flags of the rows to reset; None for all rows.
         slots: (B,), each row's slot, if h and c are all slots'; else None.
         h: every layer's, of any row stride.
         reset_h: what rows become: (B, H), one row, or None for zeros.
         c: as h.
         reset_c: as reset_h.
+        clears: whether to clear the flags afterwards.
     """
     (_, H), (_, C), B = h.shape, c.shape, len(h) if slots is None else len(slots)
     arguments = ResetArguments(
         is_first=is_first,
+        clears=clears,
         slots=slots,
         h=Matrix.of(h),
         reset_h=Matrix.of(reset_h),

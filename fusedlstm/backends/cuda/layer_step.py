@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class BatchStep(Protocol):
     """The buffers of a batch on the GPU, which begin as zeros, and its step.
 
+    With host buffers, x and output are NumPy arrays in pinned memory, and is_first is an array that maps such memory.
+
     Attributes:
         buffers: 2 if steps alternate between two buffers of h, else 1.
         x: (B, I).
@@ -39,16 +41,16 @@ class BatchStep(Protocol):
     states: tuple[tuple[LSTMState, ...], ...]
 
     def queue(self, current: int, is_first: Any) -> None:
-        """Queue a step on the current stream. Rows that is_first marks are reset, and the flags cleared.
+        """Queue a step on the current stream, with the rows that is_first marks reset.
 
-        It reads `states[current]`. With two buffers it writes the other h.
+        It reads `states[current]`. With two buffers it writes the other h. It clears the flags, but not on the host.
         """
 
     def clear(self, current: int) -> None:
         """Write zeros to `states[current]`, on the current stream."""
 
     def zero(self) -> None:
-        """Write zeros to all buffers that a caller can see, on the current stream."""
+        """Write zeros to all buffers that a caller can see, on the current stream. No step may be under way."""
 
     def close(self) -> None:
         """Free what only `queue` needs, once it has been captured."""
@@ -115,11 +117,16 @@ def batch_step(
     B: int,
     reset_to: Sequence[LSTMState] | None,
     kernels: Sequence[str],
+    *,
+    host: bool,
 ) -> BatchStep:
-    """Return the step of a fixed batch with these kernels, one name of `kernel_choice.py` for each layer."""
+    """Return the step of a fixed batch with these kernels, one name of `kernel_choice.py` for each layer.
+
+    `host` says whether x, is_first and output are in host memory.
+    """
     if "matmul" in kernels:
-        return MatmulBatch(engines, residual, B, reset_to)
-    return FusedBatch(engines, residual, B, reset_to, kernels)
+        return MatmulBatch(engines, residual, B, reset_to, host=host)
+    return FusedBatch(engines, residual, B, reset_to, kernels, host=host)
 
 
 def slot_step(

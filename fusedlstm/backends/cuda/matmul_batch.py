@@ -8,6 +8,7 @@ import cupy
 
 from fusedlstm.backends.cuda.kernels import launch_reset
 from fusedlstm.backends.cuda.matmul_step import MatmulStep
+from fusedlstm.backends.cuda.runtime import pinned
 from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows
 from fusedlstm.state import LSTMState
 
@@ -18,16 +19,29 @@ if TYPE_CHECKING:
 
 
 class MatmulBatch:
-    """See `layer_step.BatchStep`. A separate launch resets rows before the matmul reads h."""
+    """See `layer_step.BatchStep`. A separate launch resets rows before the matmul reads h.
+
+    The matmul needs x and h side by side, so x is copied from the host. The output is written there directly.
+    """
 
     buffers = 1
 
     def __init__(
-        self, engines: Sequence[CudaCell], residual: Sequence[bool], B: int, reset_to: Sequence[LSTMState] | None
+        self,
+        engines: Sequence[CudaCell],
+        residual: Sequence[bool],
+        B: int,
+        reset_to: Sequence[LSTMState] | None,
+        *,
+        host: bool,
     ) -> None:
-        self._step = step = MatmulStep(engines, residual, B)
-        columns = step.columns
-        self.x, self.output = step.operand[:, columns.inputs[0]], step.output
+        first, top = engines[0].weights, engines[-1].weights
+        output = pinned.zeros((B, top.P), top.dtype) if host else None
+        self._step = step = MatmulStep(engines, residual, B, output=None if output is None else pinned.mapped(output))
+        columns, self._host = step.columns, host
+        self._x = step.operand[:, columns.inputs[0]]
+        self.x = pinned.zeros((B, first.I), first.dtype) if host else self._x
+        self.output = step.output if output is None else output
         self.states: tuple[tuple[LSTMState, ...], ...] = (
             tuple(LSTMState(h=step.operand[:, h], c=step.c[:, c]) for h, c in zip(columns.hs, columns.cs, strict=True)),
         )
@@ -45,8 +59,10 @@ class MatmulBatch:
         return h[:, columns.X :], c
 
     def queue(self, current: int, is_first: Any) -> None:
-        """Queue a step on the current stream. Rows that is_first marks are reset, and the flags cleared."""
+        """Queue a step on the current stream, with the rows that is_first marks reset."""
         del current
+        if self._host:
+            pinned.queue_upload(self._x, self.x)
         if is_first is not None:
             self._reset(is_first, *self._resets)
         self._step.queue()
@@ -58,12 +74,15 @@ class MatmulBatch:
 
     def _reset(self, is_first: Any, reset_h: Any, reset_c: Any) -> None:
         step = self._step
-        launch_reset(is_first, None, step.operand[:, step.columns.X :], reset_h, step.c, reset_c)
+        h = step.operand[:, step.columns.X :]
+        launch_reset(is_first, None, h, reset_h, step.c, reset_c, clears=not self._host)
 
     def zero(self) -> None:
         """Write zeros to all buffers that a caller can see, on the current stream."""
         self._step.operand.fill(0)
         self._step.c.fill(0)
+        if self._host:
+            self.output.fill(0)
 
     def close(self) -> None:
         """Free what only `queue` needs, once it has been captured."""

@@ -81,6 +81,7 @@ class MatmulStep:
         M: the number of rows.
         pool: the pool's matrices; None if the rows have their own state.
         has_output: whether `output` is a separate array. If not, it is the top layer's h, unless that is residual.
+        output: a contiguous array to use as `output`; None allocates one if it is separate.
 
     Attributes:
         columns: the columns of `operand` and `c`.
@@ -98,6 +99,7 @@ class MatmulStep:
         pool: PoolMatrices | None = None,
         *,
         has_output: bool = False,
+        output: Any = None,
     ) -> None:
         layers = [engine.weights for engine in engines]
         self.columns = columns = Columns(layers)
@@ -106,8 +108,10 @@ class MatmulStep:
         self.nbytes = 0
         self.operand = self._zeros((M, columns.X + columns.H), dtype)
         self.c = self._zeros((M, columns.C), top.gates_dtype) if pool is None else pool.c
-        self._has_output = has_output or residual[-1]
-        self.output = self._zeros((M, top.P), dtype) if self._has_output else self.operand[:, columns.hs[-1]]
+        self._has_output = has_output or residual[-1] or output is not None
+        if output is None:
+            output = self._zeros((M, top.P), dtype) if self._has_output else self.operand[:, columns.hs[-1]]
+        self.output = output
         gates = self._zeros((M * max(4 * weights.N for weights in layers),), top.gates_dtype)
         self._layers: list[_LayerQueue] = []
         try:

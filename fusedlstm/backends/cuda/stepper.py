@@ -34,7 +34,8 @@ class CudaStepper:
         engines: an engine for each layer. The graphs read their weights.
         step: holds the buffers and queues steps on them.
         kernels: the kernel that steps each layer.
-        host: whether x, is_first and output are in host memory.
+        host: whether x, is_first and output are in host memory. The host then waits for each step, as only that orders
+            its accesses and the kernels'.
     """
 
     is_torn = False
@@ -54,16 +55,15 @@ class CudaStepper:
         self.kernels = kernels
         self._step, self.all_states, self.current = step, step.states, 0
         self.x, self.output = step.x, step.output
-        if host:
-            self.x, self.output = (pinned.zeros(array.shape, array.dtype) for array in (step.x, step.output))
         B = len(step.x)
-        flags = self._device_flags = cupy.zeros((B,), _BOOL)
-        self._flags = pinned.zeros((B,), _BOOL) if host else flags
+        self._flags = pinned.zeros((B,), _BOOL) if host else cupy.zeros((B,), _BOOL)
+        self._no_flags = bytes(B)
+        flags = pinned.mapped(self._flags) if host else self._flags
         self._resets = False  # whether steps look at the flags
         # `captured` also runs what it captures. `step.zero` clears the results.
         with contextlib.closing(step):
             self._graphs = {
-                (resets, current): captured(functools.partial(self._queue, current, resets=resets))
+                (resets, current): captured(functools.partial(step.queue, current, flags if resets else None))
                 for resets in (True, False)
                 for current in range(step.buffers)
             }
@@ -76,21 +76,13 @@ class CudaStepper:
             engine.turns.add(self._turns)
         weakref.finalize(self, self._turns.keep_until_done, held).atexit = False
 
-    def _queue(self, current: int, *, resets: bool) -> None:
-        """Queue the work to capture: copies from and to the host, and the step."""
-        step = self._step
-        if self._host:
-            pinned.queue_upload(step.x, self.x)
-            if resets:
-                pinned.queue_upload(self._device_flags[None], self._flags[None])
-        step.queue(current, self._device_flags if resets else None)
-        if self._host:
-            pinned.queue_download(self.output, step.output)
-
     @property
     def _graph(self) -> Any:
-        """The graph of the next step."""
-        return self._graphs[self._resets, self.current]
+        """The graph of the next step. On the host, a glance at the flags can spare the graph with resets."""
+        resets = self._resets
+        if resets and self._host:
+            resets = self._flags.tobytes() != self._no_flags
+        return self._graphs[resets, self.current]
 
     @property
     def states(self) -> tuple[LSTMState, ...]:
@@ -183,5 +175,5 @@ class CudaStepper:
         self.current = (self.current + 1) % self._step.buffers
         if self._host:
             stream.synchronize()
-            self._flags.fill(False)  # as the kernel has cleared the copy on the device
+            self._flags.fill(False)  # as kernels clear only flags on the GPU
         self.is_torn = False

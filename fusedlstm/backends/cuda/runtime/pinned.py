@@ -24,23 +24,23 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
     return array
 
 
+def mapped(array: NumpyArray) -> Any:
+    """Return a contiguous pinned array as an array for kernels, which keeps the memory alive.
+
+    All pinned memory has the same addresses on every GPU as on the host. Kernels see what the host wrote before their
+    launch. The host sees what they wrote once it has waited for them.
+    """
+    device = cupy.cuda.runtime.getDevice()
+    memory = cupy.cuda.UnownedMemory(array.ctypes.data, array.nbytes, array, device)
+    return cupy.ndarray(array.shape, array.dtype, cupy.cuda.MemoryPointer(memory, 0))
+
+
 def queue_upload(to: Any, rows: NumpyArray) -> None:
     """Queue a copy of contiguous pinned rows (B, K) to the GPU on the current stream. It can be captured."""
-    pitches = row_stride(to) * to.itemsize, rows.shape[1] * rows.itemsize
-    _queue(to.data.ptr, pitches[0], rows.ctypes.data, pitches[1], rows, cupy.cuda.runtime.memcpyHostToDevice)
-
-
-def queue_download(to: NumpyArray, rows: Any) -> None:
-    """Queue a copy of rows (B, K) on the GPU to contiguous pinned memory on the current stream."""
-    pitches = to.shape[1] * to.itemsize, row_stride(rows) * rows.itemsize
-    _queue(to.ctypes.data, pitches[0], rows.data.ptr, pitches[1], to, cupy.cuda.runtime.memcpyDeviceToHost)
-
-
-def _queue(to: int, to_pitch: int, a: int, a_pitch: int, host: NumpyArray, kind: int) -> None:
-    B, K = host.shape
-    if host.size:
-        stream = cupy.cuda.get_current_stream().ptr
-        cupy.cuda.runtime.memcpy2DAsync(to, to_pitch, a, a_pitch, K * host.itemsize, B, kind, stream)
+    (B, K), kind = rows.shape, cupy.cuda.runtime.memcpyHostToDevice
+    pitch, width = row_stride(to) * to.itemsize, K * rows.itemsize
+    stream = cupy.cuda.get_current_stream().ptr
+    cupy.cuda.runtime.memcpy2DAsync(to.data.ptr, pitch, rows.ctypes.data, width, width, B, kind, stream)
 
 
 class Uploads:
