@@ -4,12 +4,13 @@
 
 #include "pipeline.cuh"
 
-// A block has 16 x R rows and 2 x L units. A thread has R rows, 16 apart, and 2 units, 8 apart.
-template <typename T_, int R, int L, int BLOCKS_> struct Simt {
+// A block has 16 x R rows and 2 x L units. A thread has R rows, 16 apart, and 2 units, 8 apart. STAGES: see
+// pipeline.cuh.
+template <typename T_, int R, int L, int BLOCKS_, int STAGES_ = 4> struct Simt {
   typedef T_ T;
   static constexpr int THREADS = 16 * L, BLOCKS = BLOCKS_;
   static constexpr int ROWS = 16 * R, UNITS = 2 * L;
-  static constexpr int STAGES = 4, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
+  static constexpr int STAGES = STAGES_, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
   static constexpr int THREAD_ROWS = R, THREAD_GROUPS = 2, THREAD_UNITS = 1;
   static constexpr bool READS_EARLY = false, FAST = false;  // as in Tensor
@@ -60,5 +61,5 @@ template <typename T_, int R, int L, int BLOCKS_> struct Simt {
 
 // 128 rows of float32, or 64 of float64, x 32 units; 64 rows x 16 units; 16 rows x 16 units.
 template <typename T> using SimtLarge = Simt<T, 32 / sizeof(T), 16, sizeof(T) == 8 ? 1 : 2>;
-template <typename T> using SimtMedium = Simt<T, 4, 8, 2>;
+template <typename T, int STAGES = 4> using SimtMedium = Simt<T, 4, 8, 2, STAGES>;
 template <typename T> using SimtSmall = Simt<T, 1, 8, 4>;

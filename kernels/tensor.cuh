@@ -23,12 +23,13 @@ template <typename T, int COUNT> DEVICE void round_to_operand(unsigned (&fragmen
   }
 }
 
-// A block has WARPS_R x WARPS_C warps, each of which has M x 16 rows and G groups of 8 units.
-template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_> struct Tensor {
+// A block has WARPS_R x WARPS_C warps, each of which has M x 16 rows and G groups of 8 units. STAGES: see
+// pipeline.cuh.
+template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_, int STAGES_ = 4> struct Tensor {
   typedef T_ T;
   static constexpr int THREADS = 32 * WARPS_R * WARPS_C, BLOCKS = BLOCKS_;
   static constexpr int ROWS = WARPS_R * M * 16, UNITS = WARPS_C * G * 8;
-  static constexpr int STAGES = 4, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
+  static constexpr int STAGES = STAGES_, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
   // A thread's rows, groups of units, and neighbouring units in a group.
   static constexpr int THREAD_ROWS = 2 * M, THREAD_GROUPS = G, THREAD_UNITS = 2;
@@ -91,6 +92,7 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_> stru
   }
 };
 
-// 128 rows x 32 units, and 64 rows x 16 units.
+// 128 rows x 64 units, 128 rows x 32 units, and 64 rows x 16 units.
+template <typename T> using TensorWide = Tensor<T, 2, 4, 4, 2, 1>;
 template <typename T> using TensorLarge = Tensor<T, 4, 2, 2, 2, 2>;
-template <typename T> using TensorMedium = Tensor<T, 2, 2, 2, 1, 4>;
+template <typename T, int STAGES = 4> using TensorMedium = Tensor<T, 2, 2, 2, 1, 4, STAGES>;

@@ -6,11 +6,11 @@
 
 #include "tensor.cuh"
 
-template <typename T_, int ROWS_> struct TensorSmall {
+template <typename T_, int ROWS_, int STAGES_ = 4> struct TensorSmall {
   typedef T_ T;
   static constexpr int WARPS = 4, THREADS = 32 * WARPS, BLOCKS = 2;
   static constexpr int ROWS = ROWS_, UNITS = 8, BATCHES = ROWS / 8;
-  static constexpr int STAGES = 4, WEIGHT_ROWS = 4 * UNITS, STAGE_BYTES = (WEIGHT_ROWS + ROWS) * TILE_ROW;
+  static constexpr int STAGES = STAGES_, WEIGHT_ROWS = 4 * UNITS, STAGE_BYTES = (WEIGHT_ROWS + ROWS) * TILE_ROW;
   static constexpr int SHARED_BYTES = WARPS * STAGES * STAGE_BYTES;
   // Each thread has one pair of a row's units, or nothing.
   static constexpr int THREAD_ROWS = 1, THREAD_GROUPS = 1, THREAD_UNITS = 2;

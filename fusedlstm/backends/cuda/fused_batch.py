@@ -10,8 +10,7 @@ import numpy as np
 from fusedlstm.backends.cuda.device_weights import padded
 from fusedlstm.backends.cuda.kernels import Destinations, launch_reset
 from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows
-from fusedlstm.backends.cuda.step_kernels import Resets, launches, needs_m
-from fusedlstm.backends.cuda.tiles import tile_of
+from fusedlstm.backends.cuda.step_kernels import Resets, launches, needs_m, step_tile
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class FusedBatch:
             layer.reset_to(None if reset_to is None else reset_to[k])
             self._layers.append(layer)
             below = layer.outputs
-        self._readers = cupy.zeros((tile_of(kernels[top], B, first.dtype).grid(B, 1)[0],), np.uint32)
+        self._readers = cupy.zeros((step_tile(layers[top], kernels[top], B).grid(B, 1)[0],), np.uint32)
         self.output = below[0]
         self.states: tuple[tuple[LSTMState, ...], ...] = tuple(
             tuple(layer.states[current] for layer in self._layers) for current in range(self.buffers)
