@@ -42,12 +42,13 @@ template <typename T_, int R, int L, int BLOCKS_, int STAGES_ = 4> struct Simt {
       Vector<T, each> w[2][4];
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
-        const int from = group(k / 4) * 32 + k % 4 * 8 + threadIdx.x % 8;
-        w[k / 4][k % 4] = load<each>(reinterpret_cast<const T*>(weights + place(from, chunk)));
+        const int first = group(k / 4) * 32 + k % 4 * 8;
+        w[k / 4][k % 4] =
+            load<each>(reinterpret_cast<const T*>(weights + place(first, threadIdx.x % 8, chunk)));
       }
 #pragma unroll
       for (int r = 0; r < R; ++r) {
-        const Vector<T, each> a = load<each>(reinterpret_cast<const T*>(rows + place(row(r), chunk)));
+        const Vector<T, each> a = load<each>(reinterpret_cast<const T*>(rows + place(16 * r, row(0), chunk)));
 #pragma unroll
         for (int k = 0; k < 8; ++k) {
           T& sum = sums[r][k / 4][k % 4];

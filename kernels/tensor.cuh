@@ -73,7 +73,7 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_, int 
       unsigned a[M][4];
 #pragma unroll
       for (int m = 0; m < M; ++m) {
-        load_matrix_x4(a[m], rows + place(warp_row + m * 16 + lane % 16, step * 2 + lane / 16));
+        load_matrix_x4(a[m], rows + place(warp_row + m * 16, lane % 16, step * 2 + lane / 16));
         round_to_operand<T>(a[m]);
       }
 #pragma unroll
@@ -82,7 +82,7 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_, int 
         for (int gates = 0; gates < 4; gates += 2) {
           unsigned both[4];  // the fragments b of two gates
           const int first = (warp_group + g) * 32 + gates * 8;
-          load_matrix_x4(both, weights + place(first + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
+          load_matrix_x4(both, weights + place(first, lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
           const unsigned b[2][2] = {{both[0], both[1]}, {both[2], both[3]}};
 #pragma unroll
           for (int k = 0; k < 2 * M; ++k) multiply_add<T>(sums[k / 2][g][gates + k % 2], a[k / 2], b[k % 2]);
