@@ -4,8 +4,8 @@
 
 #include "pipeline.cuh"
 
-// A block has 16 x R rows and 2 x L units. A thread has R rows, 16 apart, and 2 units, 8 apart. STAGES: see
-// pipeline.cuh.
+// A block has 16 x R rows and 2 x L units. A thread has R rows, 16 apart, and 2 units, L apart. 16
+// neighbouring threads have 8 units of 2 rows, whose m is in different banks. STAGES: see pipeline.cuh.
 template <typename T_, int R, int L, int BLOCKS_, int STAGES_ = 4> struct Simt {
   typedef T_ T;
   static constexpr int THREADS = 16 * L, BLOCKS = BLOCKS_;
@@ -17,8 +17,8 @@ template <typename T_, int R, int L, int BLOCKS_, int STAGES_ = 4> struct Simt {
 
   T sums[R][2][4];
 
-  MEMBER int row(int r) const { return threadIdx.x / L + 16 * r; }
-  MEMBER int group(int g) const { return threadIdx.x % L / 8 * 2 + g; }
+  MEMBER int row(int r) const { return threadIdx.x / 32 * (32 / L) + threadIdx.x / 8 % (32 / L) + 16 * r; }
+  MEMBER int group(int g) const { return threadIdx.x % 32 / (256 / L) + L / 8 * g; }
   MEMBER int unit(int g) const { return group(g) * 8 + threadIdx.x % 8; }
   MEMBER T sum(int r, int g, int gate, int) const { return sums[r][g][gate]; }
 

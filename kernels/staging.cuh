@@ -12,8 +12,8 @@ static constexpr int CHUNK = 16, CHUNKS = 4, TILE_ROW = CHUNK * CHUNKS;
 // The offset of a row's chunk in a tile.
 DEVICE int place(int row, int chunk) { return row * TILE_ROW + ((chunk ^ (row & 2 | row >> 2 & 1)) * CHUNK); }
 
-// The same for a row of those from `first` on, a multiple of 8. The compiler can't know that it swizzles
-// nothing.
+// The same for row `first + row`, where `first` is a multiple of 8. The compiler can't know that such rows
+// have the same swizzle.
 DEVICE int place(int first, int row, int chunk) { return first * TILE_ROW + place(row, chunk); }
 
 // The operands of a tile's product: rows of [x | h] and rows of interleaved weights.
@@ -53,13 +53,12 @@ DEVICE void stage_rows(unsigned char* to, const Operands<T>& of, int tile, int t
     const T* nowhere = of.weight;  // an aligned address, from which nothing is read
 #pragma unroll
     for (int k = 0; k < (ROWS * CHUNKS + THREADS - 1) / THREADS; ++k) {
-      const int above = k * THREADS / CHUNKS, row = above + thread / CHUNKS;
+      const int above = k * THREADS / CHUNKS, own = thread / CHUNKS, row = above + own;
       const int chunk = thread % CHUNKS, column = first + chunk * each;
       if (ROWS * CHUNKS % THREADS != 0 && row >= ROWS) break;
       const T* from = in_x ? of.rows[row].x : of.rows[row].h;
       const int left = from ? length - column : 0, count = left < 0 ? 0 : left < each ? left : each;
-      copy_async_16(to + place(above, thread / CHUNKS, chunk), count ? from + column : nowhere,
-                    count * (int)sizeof(T));
+      copy_async_16(to + place(above, own, chunk), count ? from + column : nowhere, count * (int)sizeof(T));
     }
   } else {
 #pragma unroll 1

@@ -18,9 +18,10 @@ template <typename T_, int ROWS_, int STAGES_ = 4> struct TensorSmall {
   static constexpr bool READS_EARLY = true, FAST = true;  // as in Tensor
   static_assert(ROWS * UNITS / 2 <= THREADS, "a thread has one pair of units");
 
-  // Units are so far apart, and in such an order, that 4 neighbours are in different banks. So are 4 even or
-  // odd ones.
+  // The banks of 8 rows of 4 neighbouring units are different. So are those of the even units, and of the
+  // odd.
   static constexpr int PITCH = ROWS % 32 ? ROWS : ROWS + 8;
+  MEMBER static int place_of(int unit) { return unit ^ unit >> 2; }
   const float (*parts)[4][UNITS][PITCH];  // of each warp
 
   MEMBER int row(int) const { return threadIdx.x / 4; }
@@ -31,7 +32,6 @@ template <typename T_, int ROWS_, int STAGES_ = 4> struct TensorSmall {
     for (int warp = 1; warp < WARPS; ++warp) total += parts[warp][gate][place_of(unit(0) + e)][row(0)];
     return total;
   }
-  MEMBER static int place_of(int unit) { return unit ^ unit >> 2; }
 
   // See begin_tiles.
   MEMBER void begin(unsigned char* shared, const Operands<T>& of) {

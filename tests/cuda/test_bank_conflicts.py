@@ -1,4 +1,4 @@
-"""Each access to shared memory in a whole step takes as few wavefronts as possible, except for the KNOWN ones.
+"""Each access to shared memory in a whole step takes as few wavefronts as possible.
 
 The emulator traces the addresses, and support/bank_conflicts.py counts the wavefronts. Only a GPU shows the time.
 """
@@ -19,15 +19,6 @@ from support.places import KERNELS
 from support.step_cases import TILE_CASES, TILES, Layout, Sizes, launch_step, like_others, random_step
 
 SUM = ("tensor_small.cuh: sum", "load", 4)
-# These take twice the wavefronts, after the loop over K. Remove what is mended.
-KNOWN = {case: {SUM} for case in TILE_CASES if case[0].startswith("small")}  # units 4 apart are in the same banks
-# A phase writes 2 chunks of each of its rows. In rows 2 apart, the swizzle swaps these chunks, so both rows are in the
-# same banks. With simt and simt64, a phase writes to 2 tiles, whose rows are in the same banks.
-KNOWN_WITH_PROJECTION = {
-    **{(tile, "float"): {("staging.cuh: put", "store", 8)} for tile in ("large", "medium", "small8", "small32")},
-    **{(tile, "float"): {("staging.cuh: put", "store", 4)} for tile in ("simt", "simt_medium", "simt16")},
-    ("simt64", "double"): {("staging.cuh: put", "store", 8)},
-}
 STAGED = {
     *((f"staging.cuh: stage_{what}", "store", 16) for what in ("rows", "weights")),
     *((ROWS, "store", 8), (ROWS, "load", 8)),
@@ -83,8 +74,7 @@ def test_steps_have_no_bank_conflicts(tile, name, project):
     instance = instance_of(tile, name, project)
     found = costs_of_a_block(module(name, project), instance)
     assert accesses_of(instance) <= set(found)
-    known = KNOWN.get((tile, name), set()) | (KNOWN_WITH_PROJECTION.get((tile, name), set()) if project else set())
-    assert conflicts(found) == dict.fromkeys(known, 2)
+    assert conflicts(found) == {}
 
 
 def test_every_tile_is_traced():
@@ -93,8 +83,8 @@ def test_every_tile_is_traced():
 
 # Without the swizzle, chunks of every second row are in the same banks.
 PLANTED = [
-    ("chunks not swizzled", "((chunk ^ (row >> 1)) & (CHUNKS - 1))", "(chunk & (CHUNKS - 1))", 4),
-    ("chunks swizzled by 4 rows", "(row >> 1)", "(row >> 2)", 2),
+    ("chunks not swizzled", "(row & 2 | row >> 2 & 1)", "0", 4),
+    ("chunks swizzled by 4 rows", "(row & 2 | row >> 2 & 1)", "(row >> 2 & 1)", 2),
 ]
 
 
