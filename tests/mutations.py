@@ -48,6 +48,8 @@ STATE_ROWS = "test_state_rows"
 SMALL = "test_step and small8-__half"
 MEDIUM = "test_step and medium-__half"
 LARGE = "test_step and large-__half"
+MEDIUM_SHORT, SMALL_SHORT = "test_step and medium3-__half", "test_step and small8_3-__half"
+SIMT_SHORT = "test_step and simt_medium3-float"
 TF32 = "test_step and medium-float"
 SMALL_TF32 = "test_step and small8-float"
 SIMT = "test_step and simt16-float"
@@ -1041,6 +1043,7 @@ TENSOR = [
     ("fragments of the wrong gate", "a[k / 2], b[k % 2]", "a[k / 2], b[0]"),
     ("sums of the wrong gate", "[gates + k % 2]", "[gates]"),
     ("float32 cut off to TF32", "to_tf32(__uint_as_float(fragment[k]))", "fragment[k]", TF32),
+    ("four stages where three fit", "STAGES = STAGES_", "STAGES = 4", MEDIUM_SHORT),
 ]
 
 SMALL_WAIT = "      copy_async_wait<STAGES - 2>();\n"
@@ -1099,6 +1102,7 @@ TENSOR_SMALL = [
     ("units of a thread", "threadIdx.x % 4 * 2", "threadIdx.x % 4"),
     ("weights over rows", "to + WEIGHT_ROWS * TILE_ROW, of", "to + (WEIGHT_ROWS - 1) * TILE_ROW, of"),
     ("float32 cut off to TF32", "      round_to_operand<T>(b[batch]);\n", "", SMALL_TF32),
+    ("four stages where three fit", "STAGES = STAGES_", "STAGES = 4", SMALL_SHORT),
 ]
 
 SIMT_TILES = [
@@ -1117,6 +1121,7 @@ SIMT_TILES = [
     ("all but the last of K", "chunk < CHUNKS", "chunk < CHUNKS - 1"),
     ("all but the last of a chunk", "e < each", "e < each - 1"),
     ("sums in the wrong place", "T& sum = sums[r][k / 4][k % 4]", "T& sum = sums[r][k % 2][k / 2]"),
+    ("four stages where three fit", "STAGES = STAGES_", "STAGES = 4", SIMT_SHORT),
 ]
 
 # Instances with tanh where no sigmoid is a factor.

@@ -82,9 +82,18 @@ def test_every_tile_is_traced():
 
 
 # Without the swizzle, chunks of every second row are in the same banks.
+SWIZZLE = "(row & 2 | row >> 2 & 1)"
 PLANTED = [
-    ("chunks not swizzled", "(row & 2 | row >> 2 & 1)", "0", 4),
-    ("chunks swizzled by 4 rows", "(row & 2 | row >> 2 & 1)", "(row >> 2 & 1)", 2),
+    ("chunks not swizzled", SWIZZLE, "0", 4),
+    ("chunks swizzled by 4 rows", SWIZZLE, "(row >> 2 & 1)", 2),
+]
+# Conflicts after the loop over K, of two rows or units each: tile, dtype, file, what, old, new, access.
+PUT = "staging.cuh: put", "store"
+PLANTED_AFTER = [
+    ("medium", "float", "staging.cuh", "halves of rows in the same banks", SWIZZLE, "(row >> 1 & 3)", (*PUT, 8)),
+    ("simt", "float", "simt.cuh", "groups of units far apart", "(256 / L) + L / 8 * g", "(256 / L) * 2 + g", (*PUT, 4)),
+    ("simt64", "double", "simt.cuh", "16 units of a row", "/ 8 % (32 / L)", "/ 16 % (32 / L)", (*PUT, 8)),
+    ("small8", "__half", "tensor_small.cuh", "units in order", "unit ^ unit >> 2", "unit", SUM),
 ]
 
 
@@ -96,6 +105,12 @@ def _own_libraries(tmp_path_factory):
         yield
 
 
+def conflicts_with(mutation, instance):
+    with mutations.mutated(mutation) as kernels:
+        compiled = Module(kernels / "step.cu", [str(instance)], mode="check")
+        return conflicts(costs_of_a_block(compiled, instance, kernels))
+
+
 @needs_emulation
 @pytest.mark.nightly
 @pytest.mark.usefixtures("_own_libraries")
@@ -103,13 +118,24 @@ def _own_libraries(tmp_path_factory):
 @pytest.mark.parametrize(("tile", "name"), [("small8", "__half"), ("simt16", "float")])
 def test_a_planted_layout_conflicts(tile, name, what, old, new, times):
     instance = instance_of(tile, name, project=False)
-    with mutations.mutated(mutations.Mutation("staging.cuh", what, old, new)) as kernels:
-        compiled = Module(kernels / "step.cu", [str(instance)], mode="check")
-        found = conflicts(costs_of_a_block(compiled, instance, kernels))
+    found = conflicts_with(mutations.Mutation("staging.cuh", what, old, new), instance)
     fragments = found[f"{file_of(instance.shape)}: multiply_tile", "load", 16]
     assert (
         fragments == times if instance.shape.pairs else 1 < fragments < times
     )  # simt's rows are the same in all lanes
+
+
+@needs_emulation
+@pytest.mark.nightly
+@pytest.mark.usefixtures("_own_libraries")
+@pytest.mark.parametrize(
+    ("tile", "name", "file", "what", "old", "new", "access"),
+    PLANTED_AFTER,
+    ids=[what for *_, what, _, _, _ in PLANTED_AFTER],
+)
+def test_a_planted_order_conflicts(tile, name, file, what, old, new, access):
+    found = conflicts_with(mutations.Mutation(file, what, old, new), instance_of(tile, name, project=access != SUM))
+    assert found[access] == 2
 
 
 @pytest.mark.parametrize(

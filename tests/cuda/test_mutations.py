@@ -85,6 +85,8 @@ PLANTED = [
             ("large", "__half", "pipeline.cuh"),
             ("small8", "__half", "tensor_small.cuh"),
             ("simt16", "float", "pipeline.cuh"),
+            ("medium3", "__half", "pipeline.cuh"),
+            ("small8_3", "__half", "tensor_small.cuh"),
         )
         for what, how in (
             ("no wait", IN_FLIGHT),
