@@ -27,7 +27,6 @@ from support.structs import by_value, matrix
 # Dtypes by their names in C. Tensor-core tiles multiply float as TF32. Those that are shorter by a stage are tested in
 # one dtype.
 TILES = {
-    "wide": (tiles.TENSOR_WIDE, ("__half", "__nv_bfloat16", "float")),
     "large": (tiles.TENSOR_LARGE, ("__half", "__nv_bfloat16", "float")),
     "medium": (tiles.TENSOR_MEDIUM, ("__half", "__nv_bfloat16", "float")),
     "small8": (tiles.TENSOR_SMALL_8, ("__half", "__nv_bfloat16", "float")),
@@ -36,6 +35,7 @@ TILES = {
     "simt64": (tiles.SIMT_LARGE_FLOAT64, ("double",)),
     "simt_medium": (tiles.SIMT_MEDIUM, ("float", "double")),
     "simt16": (tiles.SIMT_SMALL, ("float", "double")),
+    "wide": (tiles.TENSOR_WIDE, ("__half", "__nv_bfloat16", "float")),
     "medium3": (tiles.TENSOR_MEDIUM_SHORT, ("__half",)),
     "small8_3": (tiles.TENSOR_SMALL_8_SHORT, ("__half",)),
     "simt_medium3": (tiles.SIMT_MEDIUM_SHORT, ("float",)),
