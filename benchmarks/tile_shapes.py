@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from fusedlstm.backends.cuda import tiles
+
 if TYPE_CHECKING:
     from benchmarks.constants import Gpu
 
@@ -92,24 +96,18 @@ _SIMT_LARGE = {"float32": _simt(8, 16, 2, 1452, 100), "float64": _simt(4, 16, 1,
 _SIMT_MEDIUM = {"float32": _simt(4, 8, 4, 809, 125), "float64": _simt(4, 8, 3, 597, 125)}
 _SIMT_SMALL = {"float32": _simt(1, 8, 4, 290, 80), "float64": _simt(1, 8, 4, 235, 80)}
 _BY_ARITHMETIC = (_WIDE, _LARGE, _MEDIUM, _SMALL_8, _SMALL_32, _SIMT_LARGE, _SIMT_MEDIUM, _SIMT_SMALL)
-OWN = [tile for tiles in _BY_ARITHMETIC for tile in tiles.values()]
+OWN = [tile for each in _BY_ARITHMETIC for tile in each.values()]
 
 
 def tile_of(kernel: str, B: int, columns: int, arithmetic: str) -> Tile:
-    """Return the tile of one of our kernels for B rows and some columns, as fusedlstm/backends/cuda/tiles.py does."""
-    if kernel == "tensor_large":
-        return (_WIDE if _fits_wide(B, columns) else _LARGE)[arithmetic]
-    if kernel == "tensor_medium":
-        return _MEDIUM[arithmetic]
-    if kernel == "tensor_small":
-        return (_SMALL_8 if B <= 8 else _SMALL_32)[arithmetic]
-    return (_SIMT_SMALL if B <= 64 else _SIMT_MEDIUM if B <= 2048 else _SIMT_LARGE)[arithmetic]
-
-
-def _fits_wide(B: int, columns: int) -> bool:
-    """Whether wide tiles fill a GPU, and leave no more columns empty than large ones."""
-    blocks = -(-B // 128) * -(-columns // 256)
-    return columns >= 2048 and -(-columns // 128) % 2 == 0 and blocks >= 128
+    """Return the tile of one of our kernels for B rows and some columns, on an H200."""
+    dtype = np.dtype("float64" if arithmetic == "float64" else "float32")
+    used = tiles.tile_of(kernel, B, -(-columns // 4), dtype, 90)
+    return next(
+        tile
+        for tile in (each[arithmetic] for each in _BY_ARITHMETIC if arithmetic in each)
+        if (tile.rows, tile.columns) == (used.rows, 4 * used.units)
+    )
 
 
 # The tiles that cuBLASLt chooses from.

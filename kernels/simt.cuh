@@ -4,20 +4,21 @@
 
 #include "pipeline.cuh"
 
-// A block has 16 x R rows and 2 x L units. A thread has R rows, 16 apart, and 2 units, 8 apart.
-template <typename T_, int R, int L, int BLOCKS_> struct Simt {
+// A block has 16 x R rows and 2 x L units. A thread has R rows, 16 apart, and 2 units, L apart. 16
+// neighbouring threads have 8 units of 2 rows, whose m is in different banks. STAGES: see pipeline.cuh.
+template <typename T_, int R, int L, int BLOCKS_, int STAGES_ = 4> struct Simt {
   typedef T_ T;
   static constexpr int THREADS = 16 * L, BLOCKS = BLOCKS_;
   static constexpr int ROWS = 16 * R, UNITS = 2 * L;
-  static constexpr int STAGES = 4, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
+  static constexpr int STAGES = STAGES_, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
   static constexpr int THREAD_ROWS = R, THREAD_GROUPS = 2, THREAD_UNITS = 1;
   static constexpr bool READS_EARLY = false, FAST = false;  // as in Tensor
 
   T sums[R][2][4];
 
-  MEMBER int row(int r) const { return threadIdx.x / L + 16 * r; }
-  MEMBER int group(int g) const { return threadIdx.x % L / 8 * 2 + g; }
+  MEMBER int row(int r) const { return threadIdx.x / 32 * (32 / L) + threadIdx.x / 8 % (32 / L) + 16 * r; }
+  MEMBER int group(int g) const { return threadIdx.x % 32 / (256 / L) + L / 8 * g; }
   MEMBER int unit(int g) const { return group(g) * 8 + threadIdx.x % 8; }
   MEMBER T sum(int r, int g, int gate, int) const { return sums[r][g][gate]; }
 
@@ -41,12 +42,13 @@ template <typename T_, int R, int L, int BLOCKS_> struct Simt {
       Vector<T, each> w[2][4];
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
-        const int from = group(k / 4) * 32 + k % 4 * 8 + threadIdx.x % 8;
-        w[k / 4][k % 4] = load<each>(reinterpret_cast<const T*>(weights + place(from, chunk)));
+        const int first = group(k / 4) * 32 + k % 4 * 8;
+        w[k / 4][k % 4] =
+            load<each>(reinterpret_cast<const T*>(weights + place(first, threadIdx.x % 8, chunk)));
       }
 #pragma unroll
       for (int r = 0; r < R; ++r) {
-        const Vector<T, each> a = load<each>(reinterpret_cast<const T*>(rows + place(row(r), chunk)));
+        const Vector<T, each> a = load<each>(reinterpret_cast<const T*>(rows + place(16 * r, row(0), chunk)));
 #pragma unroll
         for (int k = 0; k < 8; ++k) {
           T& sum = sums[r][k / 4][k % 4];
@@ -60,5 +62,5 @@ template <typename T_, int R, int L, int BLOCKS_> struct Simt {
 
 // 128 rows of float32, or 64 of float64, x 32 units; 64 rows x 16 units; 16 rows x 16 units.
 template <typename T> using SimtLarge = Simt<T, 32 / sizeof(T), 16, sizeof(T) == 8 ? 1 : 2>;
-template <typename T> using SimtMedium = Simt<T, 4, 8, 2>;
+template <typename T, int STAGES = 4> using SimtMedium = Simt<T, 4, 8, 2, STAGES>;
 template <typename T> using SimtSmall = Simt<T, 1, 8, 4>;

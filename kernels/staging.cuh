@@ -1,7 +1,7 @@
 // Copies tiles of the operands to shared memory. K runs over x, then over h, in pieces of 64 bytes.
 //
 // A tile's row is 4 chunks of 16 bytes. They are swizzled so that 8 neighbouring rows have chunk k in 8
-// different groups of banks.
+// different groups of banks, and 4 have chunks 2k and 2k + 1 in as many.
 #pragma once
 
 #include "rows.cuh"
@@ -10,9 +10,11 @@
 static constexpr int CHUNK = 16, CHUNKS = 4, TILE_ROW = CHUNK * CHUNKS;
 
 // The offset of a row's chunk in a tile.
-DEVICE int place(int row, int chunk) {
-  return row * TILE_ROW + ((chunk ^ (row >> 1)) & (CHUNKS - 1)) * CHUNK;
-}
+DEVICE int place(int row, int chunk) { return row * TILE_ROW + ((chunk ^ (row & 2 | row >> 2 & 1)) * CHUNK); }
+
+// The same for row `first + row`, where `first` is a multiple of 8. The compiler can't know that such rows
+// have the same swizzle.
+DEVICE int place(int first, int row, int chunk) { return first * TILE_ROW + place(row, chunk); }
 
 // The operands of a tile's product: rows of [x | h] and rows of interleaved weights.
 template <typename T> struct Operands {
@@ -32,9 +34,10 @@ DEVICE void stage_weights(unsigned char* to, const Operands<T>& of, int tile, in
   static_assert(ROWS * CHUNKS % THREADS == 0, "no thread is left over");
 #pragma unroll
   for (int k = 0; k < ROWS * CHUNKS / THREADS; ++k) {
-    const int row = (k * THREADS + thread) / CHUNKS, chunk = thread % CHUNKS;
-    const T* from = of.weight + row * of.weight_stride + tile * of.K + chunk * (CHUNK / (int)sizeof(T));
-    copy_async_16(to + place(row, chunk), from, CHUNK);
+    const int first = k * THREADS / CHUNKS, row = thread / CHUNKS, chunk = thread % CHUNKS;
+    const T* from =
+        of.weight + (first + row) * of.weight_stride + tile * of.K + chunk * (CHUNK / (int)sizeof(T));
+    copy_async_16(to + place(first, row, chunk), from, CHUNK);
   }
 }
 
@@ -50,11 +53,12 @@ DEVICE void stage_rows(unsigned char* to, const Operands<T>& of, int tile, int t
     const T* nowhere = of.weight;  // an aligned address, from which nothing is read
 #pragma unroll
     for (int k = 0; k < (ROWS * CHUNKS + THREADS - 1) / THREADS; ++k) {
-      const int row = (k * THREADS + thread) / CHUNKS, chunk = thread % CHUNKS, column = first + chunk * each;
+      const int above = k * THREADS / CHUNKS, own = thread / CHUNKS, row = above + own;
+      const int chunk = thread % CHUNKS, column = first + chunk * each;
       if (ROWS * CHUNKS % THREADS != 0 && row >= ROWS) break;
       const T* from = in_x ? of.rows[row].x : of.rows[row].h;
       const int left = from ? length - column : 0, count = left < 0 ? 0 : left < each ? left : each;
-      copy_async_16(to + place(row, chunk), count ? from + column : nowhere, count * (int)sizeof(T));
+      copy_async_16(to + place(above, own, chunk), count ? from + column : nowhere, count * (int)sizeof(T));
     }
   } else {
 #pragma unroll 1

@@ -23,12 +23,13 @@ template <typename T, int COUNT> DEVICE void round_to_operand(unsigned (&fragmen
   }
 }
 
-// A block has WARPS_R x WARPS_C warps, each of which has M x 16 rows and G groups of 8 units.
-template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_> struct Tensor {
+// A block has WARPS_R x WARPS_C warps, each of which has M x 16 rows and G groups of 8 units. STAGES: see
+// pipeline.cuh.
+template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_, int STAGES_ = 4> struct Tensor {
   typedef T_ T;
   static constexpr int THREADS = 32 * WARPS_R * WARPS_C, BLOCKS = BLOCKS_;
   static constexpr int ROWS = WARPS_R * M * 16, UNITS = WARPS_C * G * 8;
-  static constexpr int STAGES = 4, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
+  static constexpr int STAGES = STAGES_, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
   // A thread's rows, groups of units, and neighbouring units in a group.
   static constexpr int THREAD_ROWS = 2 * M, THREAD_GROUPS = G, THREAD_UNITS = 2;
@@ -72,7 +73,7 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_> stru
       unsigned a[M][4];
 #pragma unroll
       for (int m = 0; m < M; ++m) {
-        load_matrix_x4(a[m], rows + place(warp_row + m * 16 + lane % 16, step * 2 + lane / 16));
+        load_matrix_x4(a[m], rows + place(warp_row + m * 16, lane % 16, step * 2 + lane / 16));
         round_to_operand<T>(a[m]);
       }
 #pragma unroll
@@ -81,7 +82,7 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_> stru
         for (int gates = 0; gates < 4; gates += 2) {
           unsigned both[4];  // the fragments b of two gates
           const int first = (warp_group + g) * 32 + gates * 8;
-          load_matrix_x4(both, weights + place(first + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
+          load_matrix_x4(both, weights + place(first, lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
           const unsigned b[2][2] = {{both[0], both[1]}, {both[2], both[3]}};
 #pragma unroll
           for (int k = 0; k < 2 * M; ++k) multiply_add<T>(sums[k / 2][g][gates + k % 2], a[k / 2], b[k % 2]);
@@ -91,6 +92,7 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_> stru
   }
 };
 
-// 128 rows x 32 units, and 64 rows x 16 units.
+// 128 rows x 64 units, 128 rows x 32 units, and 64 rows x 16 units.
+template <typename T> using TensorWide = Tensor<T, 2, 4, 4, 2, 1>;
 template <typename T> using TensorLarge = Tensor<T, 4, 2, 2, 2, 2>;
-template <typename T> using TensorMedium = Tensor<T, 2, 2, 2, 1, 4>;
+template <typename T, int STAGES = 4> using TensorMedium = Tensor<T, 2, 2, 2, 1, 4, STAGES>;

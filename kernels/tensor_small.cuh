@@ -6,26 +6,30 @@
 
 #include "tensor.cuh"
 
-template <typename T_, int ROWS_> struct TensorSmall {
+template <typename T_, int ROWS_, int STAGES_ = 4> struct TensorSmall {
   typedef T_ T;
   static constexpr int WARPS = 4, THREADS = 32 * WARPS, BLOCKS = 2;
   static constexpr int ROWS = ROWS_, UNITS = 8, BATCHES = ROWS / 8;
-  static constexpr int STAGES = 4, WEIGHT_ROWS = 4 * UNITS, STAGE_BYTES = (WEIGHT_ROWS + ROWS) * TILE_ROW;
+  static constexpr int STAGES = STAGES_, WEIGHT_ROWS = 4 * UNITS,
+                       STAGE_BYTES = (WEIGHT_ROWS + ROWS) * TILE_ROW;
   static constexpr int SHARED_BYTES = WARPS * STAGES * STAGE_BYTES;
   // Each thread has one pair of a row's units, or nothing.
   static constexpr int THREAD_ROWS = 1, THREAD_GROUPS = 1, THREAD_UNITS = 2;
   static constexpr bool READS_EARLY = true, FAST = true;  // as in Tensor
   static_assert(ROWS * UNITS / 2 <= THREADS, "a thread has one pair of units");
 
-  static constexpr int PITCH = ROWS % 32 ? ROWS : ROWS + 8;  // so that units are in different banks
-  const float (*parts)[4][UNITS][PITCH];                     // of each warp
+  // The banks of 8 rows of 4 neighbouring units are different. So are those of the even units, and of the
+  // odd.
+  static constexpr int PITCH = ROWS % 32 ? ROWS : ROWS + 8;
+  MEMBER static int place_of(int unit) { return unit ^ unit >> 2; }
+  const float (*parts)[4][UNITS][PITCH];  // of each warp
 
   MEMBER int row(int) const { return threadIdx.x / 4; }
   MEMBER int unit(int) const { return threadIdx.x % 4 * 2; }
   MEMBER float sum(int, int, int gate, int e) const {
-    float total = parts[0][gate][unit(0) + e][row(0)];
+    float total = parts[0][gate][place_of(unit(0) + e)][row(0)];
 #pragma unroll
-    for (int warp = 1; warp < WARPS; ++warp) total += parts[warp][gate][unit(0) + e][row(0)];
+    for (int warp = 1; warp < WARPS; ++warp) total += parts[warp][gate][place_of(unit(0) + e)][row(0)];
     return total;
   }
 
@@ -80,7 +84,7 @@ template <typename T_, int ROWS_> struct TensorSmall {
     unsigned b[BATCHES][4];  // of both steps
 #pragma unroll
     for (int batch = 0; batch < BATCHES; ++batch) {
-      load_matrix_x4(b[batch], rows + place(batch * 8 + lane % 8, lane / 8));
+      load_matrix_x4(b[batch], rows + place(batch * 8, lane % 8, lane / 8));
       round_to_operand<T>(b[batch]);
     }
 #pragma unroll
@@ -88,7 +92,7 @@ template <typename T_, int ROWS_> struct TensorSmall {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {  // gates i and f, g and o
         unsigned a[4];
-        load_matrix_x4(a, weights + place(half * 16 + lane % 16, step * 2 + lane / 16));
+        load_matrix_x4(a, weights + place(half * 16, lane % 16, step * 2 + lane / 16));
 #pragma unroll
         for (int batch = 0; batch < BATCHES; ++batch) {
           const unsigned pair[2] = {b[batch][2 * step], b[batch][2 * step + 1]};
@@ -106,7 +110,8 @@ template <typename T_, int ROWS_> struct TensorSmall {
       for (int batch = 0; batch < BATCHES; ++batch) {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          to[warp][half * 2 + k / 2][lane / 4][batch * 8 + 2 * (lane % 4) + k % 2] = sums[half][batch][k];
+          const int row = batch * 8 + 2 * (lane % 4) + k % 2;
+          to[warp][half * 2 + k / 2][place_of(lane / 4)][row] = sums[half][batch][k];
         }
       }
     }

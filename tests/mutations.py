@@ -48,6 +48,8 @@ STATE_ROWS = "test_state_rows"
 SMALL = "test_step and small8-__half"
 MEDIUM = "test_step and medium-__half"
 LARGE = "test_step and large-__half"
+MEDIUM_SHORT, SMALL_SHORT = "test_step and medium3-__half", "test_step and small8_3-__half"
+SIMT_SHORT = "test_step and simt_medium3-float"
 TF32 = "test_step and medium-float"
 SMALL_TF32 = "test_step and small8-float"
 SIMT = "test_step and simt16-float"
@@ -950,13 +952,14 @@ ROWS = [
 ]
 
 STAGING = [
-    ("chunks swapped beyond their row", "((chunk ^ (row >> 1)) & (CHUNKS - 1))", "(chunk ^ (row >> 1))"),
+    ("chunks swapped beyond their row", "(row & 2 | row >> 2 & 1)", "(row >> 1)"),
     (
         "chunks of weights not swapped",
-        "to + place(row, chunk), from, CHUNK",
-        "to + row * TILE_ROW + chunk * CHUNK, from, CHUNK",
+        "to + place(first, row, chunk), from, CHUNK",
+        "to + (first + row) * TILE_ROW + chunk * CHUNK, from, CHUNK",
     ),
-    ("chunks of rows not swapped", "to + place(row, chunk), count", "to + row * TILE_ROW + chunk * CHUNK, count"),
+    ("chunks of rows not swapped", "to + place(above, own, chunk)", "to + row * TILE_ROW + chunk * CHUNK"),
+    ("chunks of later rows in the first", "return first * TILE_ROW + place", "return place"),
     (
         "chunks of single elements not swapped",
         "to + place(row, column / each)",
@@ -972,7 +975,7 @@ STAGING = [
     ("weights of the first tile", "tile * of.K + chunk", "chunk"),
     ("weights by bytes", "chunk * (CHUNK / (int)sizeof(T))", "chunk * CHUNK"),
     ("weights of half a chunk", "from, CHUNK);", "from, CHUNK / 2);"),
-    ("int offset of weights", "row * of.weight_stride", "row * (int)of.weight_stride", OFFSETS),
+    ("int offset of weights", "(first + row) * of.weight_stride", "(first + row) * (int)of.weight_stride", OFFSETS),
     ("h from a tile on", "tile < of.x_tiles()", "tile <= of.x_tiles()"),
     ("h's tiles numbered from x on", "(in_x ? tile : tile - of.x_tiles())", "tile"),
     ("h as long as x", "in_x ? of.I : of.P", "of.I"),
@@ -1034,13 +1037,13 @@ TENSOR = [
     ("groups by the other warps", "warp % WARPS_C * G", "warp / WARPS_C * G"),
     ("groups of warps overlap", "warp % WARPS_C * G", "warp % WARPS_C", LARGE),
     ("half of a tile's K", "step < 2", "step < 1"),
-    ("a: rows of 8", "m * 16 + lane % 16", "m * 16 + lane % 8"),
-    ("a: the same rows twice", "warp_row + m * 16 + lane", "warp_row + lane"),
+    ("a: rows of 8", "m * 16, lane % 16", "m * 16, lane % 8"),
+    ("a: the same rows twice", "warp_row + m * 16, lane", "warp_row, lane"),
     ("a: the other half of K", "lane % 16, step * 2 + lane / 16", "lane % 16, step * 2 + 1 - lane / 16"),
     ("a: columns of another order", "lane % 16, step * 2 + lane / 16", "lane % 16, step * 2 + lane / 8 % 2"),
     ("a: the first step's columns", "lane % 16, step * 2 + lane / 16", "lane % 16, lane / 16"),
     ("b: wrong columns", "step * 2 + lane / 8 % 2", "step * 2 + lane / 16"),
-    ("b: wrong rows", "first + lane / 16 * 8 + lane % 8", "first + lane / 8 % 2 * 8 + lane % 8"),
+    ("b: wrong rows", "first, lane / 16 * 8 + lane % 8", "first, lane / 8 % 2 * 8 + lane % 8"),
     ("b: gates of another group", "(warp_group + g) * 32 + gates * 8", "g * 32 + gates * 8"),
     ("b: the first gates", "* 32 + gates * 8", "* 32"),
     ("b: fragments exchanged", "{{both[0], both[1]}, {both[2], both[3]}}", "{{both[0], both[2]}, {both[1], both[3]}}"),
@@ -1048,6 +1051,7 @@ TENSOR = [
     ("fragments of the wrong gate", "a[k / 2], b[k % 2]", "a[k / 2], b[0]"),
     ("sums of the wrong gate", "[gates + k % 2]", "[gates]"),
     ("float32 cut off to TF32", "to_tf32(__uint_as_float(fragment[k]))", "fragment[k]", TF32),
+    ("four stages where three fit", "STAGES = STAGES_", "STAGES = 4", MEDIUM_SHORT),
 ]
 
 SMALL_WAIT = "      copy_async_wait<STAGES - 2>();\n"
@@ -1082,8 +1086,8 @@ TENSOR_SMALL = [
     ),
     ("sums not waited for", "    __syncthreads();\n    parts = to;", "    parts = to;"),
     ("half of a tile's K", "step < 2", "step < 1"),
-    ("b: wrong columns", "batch * 8 + lane % 8, lane / 8", "batch * 8 + lane % 8, lane / 8 ^ 1"),
-    ("b: the first 8 rows", "place(batch * 8 + lane % 8", "place(lane % 8", "test_step and small32-__half"),
+    ("b: wrong columns", "batch * 8, lane % 8, lane / 8", "batch * 8, lane % 8, lane / 8 ^ 1"),
+    ("b: the first 8 rows", "place(batch * 8, lane", "place(0, lane", "test_step and small32-__half"),
     (
         "b: fragments exchanged",
         "b[batch][2 * step], b[batch][2 * step + 1]",
@@ -1091,38 +1095,41 @@ TENSOR_SMALL = [
     ),
     ("b: fragments of the first step", "b[batch][2 * step], b[batch][2 * step + 1]", "b[batch][0], b[batch][1]"),
     ("a: wrong columns", "lane % 16, step * 2 + lane / 16", "lane % 16, step * 2 + lane / 8 % 2"),
-    ("a: gates of the other half", "place(half * 16 + lane", "place((1 - half) * 16 + lane"),
-    ("a: rows of 8", "half * 16 + lane % 16", "half * 16 + lane % 8"),
+    ("a: gates of the other half", "place(half * 16, lane", "place((1 - half) * 16, lane"),
+    ("a: rows of 8", "half * 16, lane % 16", "half * 16, lane % 8"),
     ("sums of the first gates", "multiply_add<T>(sums[half][batch]", "multiply_add<T>(sums[0][batch]"),
     ("gates of another order", "half * 2 + k / 2", "half * 2 + k % 2"),
-    ("units of a lane", "[lane / 4][batch", "[lane % 8][batch"),
+    ("units of a lane", "place_of(lane / 4)", "place_of(lane % 8)"),
     ("rows of a lane", "2 * (lane % 4) + k % 2", "lane % 4 + k % 2 * 4"),
     ("all warps' sums in one place", "to[warp][half", "to[0][half"),
     ("the last warp's sums left out", "warp < WARPS; ++warp) total", "warp < WARPS - 1; ++warp) total"),
     ("the first warp's sums twice", "total += parts[warp]", "total += parts[0]"),
-    ("the first of two units", "parts[0][gate][unit(0) + e]", "parts[0][gate][unit(0)]"),
+    ("the first of two units", "parts[0][gate][place_of(unit(0) + e)]", "parts[0][gate][place_of(unit(0))]"),
+    ("units in the place of others", "parts[0][gate][place_of(unit(0) + e)]", "parts[0][gate][unit(0) + e]"),
     ("rows of a thread", "row(int) const { return threadIdx.x / 4", "row(int) const { return threadIdx.x % ROWS"),
     ("units of a thread", "threadIdx.x % 4 * 2", "threadIdx.x % 4"),
     ("weights over rows", "to + WEIGHT_ROWS * TILE_ROW, of", "to + (WEIGHT_ROWS - 1) * TILE_ROW, of"),
     ("float32 cut off to TF32", "      round_to_operand<T>(b[batch]);\n", "", SMALL_TF32),
+    ("four stages where three fit", "STAGES = STAGES_", "STAGES = 4", SMALL_SHORT),
 ]
 
 SIMT_TILES = [
-    ("rows of a thread", "L + 16 * r", "L + 8 * r", SIMT_LARGE),
-    ("rows of neighbours", "threadIdx.x / L + 16 * r", "threadIdx.x / (2 * L) + 16 * r"),
-    ("groups of a thread", "% L / 8 * 2 + g", "% L / 8 + g", SIMT_LARGE),
+    ("rows of a thread", "% (32 / L) + 16 * r", "% (32 / L) + 8 * r", SIMT_LARGE),
+    ("rows of neighbours", "threadIdx.x / 8 % (32 / L)", "threadIdx.x / 16 % (32 / L)"),
+    ("groups of a thread", "(256 / L) + L / 8 * g", "(256 / L) + g", SIMT_LARGE),
     ("units of a thread", "group(g) * 8 + threadIdx.x % 8", "group(g) * 8 + threadIdx.x / 2 % 8"),
     ("sums of the first group", "return sums[r][g][gate]", "return sums[r][0][gate]"),
     ("sums of the first row", "return sums[r][g][gate]", "return sums[0][g][gate]", SIMT_LARGE),
     ("weights of the wrong gate", "* 32 + k % 4 * 8", "* 32 + k / 2 % 4 * 8"),
-    ("weights of the wrong unit", "8 + threadIdx.x % 8;\n        w", "8 + threadIdx.x / 2 % 8;\n        w"),
+    ("weights of the wrong unit", "place(first, threadIdx.x % 8", "place(first, threadIdx.x / 2 % 8"),
     ("weights of the wrong group", "group(k / 4) * 32", "group(k % 2) * 32"),
-    ("weights of another chunk", "place(from, chunk)", "place(from, chunk ^ 1)"),
-    ("rows of another chunk", "place(row(r), chunk)", "place(row(r), chunk ^ 1)"),
-    ("the first rows", "place(row(r), chunk)", "place(row(0), chunk)", SIMT_LARGE),
+    ("weights of another chunk", "threadIdx.x % 8, chunk)", "threadIdx.x % 8, chunk ^ 1)"),
+    ("rows of another chunk", "row(0), chunk)", "row(0), chunk ^ 1)"),
+    ("the first rows", "place(16 * r, row(0)", "place(0, row(0)", SIMT_LARGE),
     ("all but the last of K", "chunk < CHUNKS", "chunk < CHUNKS - 1"),
     ("all but the last of a chunk", "e < each", "e < each - 1"),
     ("sums in the wrong place", "T& sum = sums[r][k / 4][k % 4]", "T& sum = sums[r][k % 2][k / 2]"),
+    ("four stages where three fit", "STAGES = STAGES_", "STAGES = 4", SIMT_SHORT),
 ]
 
 # Instances with tanh where no sigmoid is a factor.

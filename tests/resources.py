@@ -4,6 +4,7 @@ python tests/resources.py --write   measures all, and writes data/resources.json
                                     or to NVRTC, and review the difference in that file.
 """
 
+import functools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from fusedlstm.backends.cuda import kernels as launch
 from fusedlstm.backends.cuda import sequence_kernels as sequence_launches
 from fusedlstm.backends.cuda import slot_kernels, tiles, weight_kernels
 from fusedlstm.backends.cuda import step_kernels as step_launches
+from fusedlstm.backends.kernel_choice import TENSOR
 from fusedlstm.functions import ACTIVATIONS, Functions
 
 from support import real_nvrtc
@@ -74,14 +76,23 @@ def planned_kernels(dtype):
             yield launch.planned_kernel(dtype, width, functions, option, option)
 
 
-def tiles_of(dtype):
-    """Return the tiles of step.cu: tensor cores multiply all but float64, and simt multiplies float32 and float64."""
-    simt_large = tiles.SIMT_LARGE_FLOAT64 if dtype.itemsize == 8 else tiles.SIMT_LARGE
-    simt = [tiles.SIMT_SMALL, tiles.SIMT_MEDIUM, simt_large] if dtype.itemsize >= 4 else []
-    return simt + [tile for tile in tiles.ALL if tile.pairs and dtype.itemsize < 8]
+@functools.cache
+def tiles_of(dtype, architecture):
+    """Return the tiles of step.cu that an architecture uses.
+
+    Tensor cores multiply all but float64, and simt multiplies float32 and float64.
+    """
+    kernels = [*(TENSOR if dtype.itemsize < 8 else ()), *(["simt"] if dtype.itemsize >= 4 else ())]
+    of = product(kernels, (1 << k for k in range(20)), (1 << k for k in range(12)))
+    used = {tiles.tile_of(kernel, B, N, dtype, architecture) for kernel, B, N in of}
+    return [tile for tile in tiles.ALL if tile in used]
 
 
-TILES = [(tile, dtype) for dtype in DTYPES for tile in tiles_of(dtype)]
+def _used(tile, dtype):
+    return any(tile in tiles_of(dtype, architecture) for architecture in WITH_TF32)
+
+
+TILES = [(tile, dtype) for dtype in DTYPES for tile in tiles.ALL if _used(tile, dtype)]
 # One tile with tensor cores and one with fma, for functions and zoneout.
 TILES_OF_FUNCTIONS = [case for case in TILES if case[0] in (tiles.TENSOR_MEDIUM, tiles.SIMT_SMALL)]
 
@@ -103,7 +114,9 @@ def step_kernels(tile, dtype):
 
 
 def step_kernels_on(tile, dtype, architecture):
-    """Return the kernels that are compiled for an architecture."""
+    """Return the kernels that are compiled for an architecture: none if it doesn't use the tile."""
+    if tile not in tiles_of(dtype, architecture):
+        return ()
     every = tuple(step_kernels(tile, dtype))
     return every if architecture in FAMILIES else (every[0], every[-1])
 

@@ -11,9 +11,8 @@ import time
 
 from benchmarks.kernel_table.sizes import SIZES
 
-# Batches for which a kernel has different tiles.
-_BATCHES = (8, 64, 1024, 4096)
-_N = 128
+# Batches, and units N = I, for which a kernel has different tiles.
+_TILES = ((8, 128), (64, 128), (1024, 128), (4096, 128), (4096, 256))
 
 
 def compile_all(*, until: float) -> None:
@@ -37,8 +36,7 @@ def compile_kernels(dtype: str, precision: str, kernel: str) -> int:
     """Compile the instances of a kernel, by making Steppers. Return the exit status."""
     from fusedlstm import LSTMCell, LSTMWeights
 
-    weights = LSTMWeights.random(_N, _N, seed=0, dtype=dtype)
-    cell = LSTMCell(weights, backend="cuda", precision=precision, kernel=kernel)
-    for B in _BATCHES:
-        cell.stepper(B)
+    for B, N in _TILES:
+        weights = LSTMWeights.random(N, N, seed=0, dtype=dtype)
+        LSTMCell(weights, backend="cuda", precision=precision, kernel=kernel).stepper(B)
     return 0

@@ -23,7 +23,8 @@ TENSOR = ("tensor_large", "tensor_medium", "tensor_small")
 NAMES = ("matmul", *TENSOR, "simt")
 ROWS_OF_A_POOL = 1024  # a pool's kernels are chosen for steps of this many rows, or of all slots if it has fewer
 OLDEST = 80  # the compute capability 8.0, as CuPy writes it: tiles need its cp.async and mma
-
+# Those of GPUs whose multiprocessors have 164 KiB of shared memory or more. The others have 100.
+_ROOMY = frozenset({80, 87, 90, 100, 103, 110})
 
 _MORE = math.inf
 _LARGE, _MEDIUM, _SMALL = TENSOR
@@ -93,7 +94,17 @@ def choose(
         return next(iter(times))
     size = math.isqrt(N * (I + (P or N)) // 2)  # the N of a cell with I = N and as many multiplications
     columns = next(columns for most, columns in _TABLE[arithmetic(dtype, precision)] if most >= B)
-    return next(kernel for most, kernel in columns if most >= size)
+    return _for_room(next(kernel for most, kernel in columns if most >= size), capability)
+
+
+def is_roomy(capability: int) -> bool:
+    """Whether a multiprocessor of these GPUs has much shared memory. Those of unknown GPUs are taken to have little."""
+    return capability in _ROOMY
+
+
+def _for_room(kernel: str, capability: int) -> str:
+    """Return a kernel, or "tensor_medium" for a large one of which a multiprocessor has room for one block alone."""
+    return _MEDIUM if kernel == _LARGE and not is_roomy(capability) else kernel
 
 
 def choices(
@@ -170,7 +181,7 @@ def runnable_layers(
     """
     kernels = choose_layers(B, sizes, dtype, precision, capability, forced=forced, measured=measured)
     if "matmul" in kernels and forced is None and not can_plan and reason_against_device(capability) is None:
-        return one_kernel_layers(B, sizes, dtype, precision, measured=measured)
+        return one_kernel_layers(B, sizes, dtype, precision, capability, measured=measured)
     return kernels
 
 
@@ -180,17 +191,21 @@ def one_kernel_layers(
     sizes: tuple[tuple[int, int, int | None], ...],
     dtype: str,
     precision: str,
+    capability: int,
     forced: str | None = None,
     measured: tuple[Measured | None, ...] = (),
 ) -> tuple[str, ...]:
-    """Return a kernel other than matmul for each layer: the fastest measured, the table's, or one that suits B rows."""
+    """Return a kernel other than matmul for each layer: the fastest measured, the table's, or one that suits B rows.
+
+    The GPU must be able to run these kernels.
+    """
     tensor = reason_against("tensor_large", dtype, precision) is None
-    filled = (_SMALL if B <= 64 else _MEDIUM if B <= 1024 else _LARGE) if tensor else "simt"
+    filled = (_SMALL if B <= 64 else _MEDIUM if B <= 1024 else _for_room(_LARGE, capability)) if tensor else "simt"
     found = []
     for each, of in zip(sizes, measured or (None,) * len(sizes), strict=True):
         kernel = "matmul" if forced else _fastest_other(B, of)[0]
         if kernel == "matmul":
-            kernel = choose(B, *each, dtype, precision, OLDEST, forced=forced)
+            kernel = choose(B, *each, dtype, precision, capability, forced=forced)
         found.append(filled if kernel == "matmul" else kernel)
     return tuple(found)
 

@@ -1,4 +1,4 @@
-"""Each access to shared memory in a whole step takes as few wavefronts as possible, except for the KNOWN ones.
+"""Each access to shared memory in a whole step takes as few wavefronts as possible.
 
 The emulator traces the addresses, and support/bank_conflicts.py counts the wavefronts. Only a GPU shows the time.
 """
@@ -19,15 +19,6 @@ from support.places import KERNELS
 from support.step_cases import TILE_CASES, TILES, Layout, Sizes, launch_step, like_others, random_step
 
 SUM = ("tensor_small.cuh: sum", "load", 4)
-# These take twice the wavefronts, after the loop over K. Remove what is mended.
-KNOWN = {case: {SUM} for case in TILE_CASES if case[0].startswith("small")}  # units 4 apart are in the same banks
-# A phase writes 2 chunks of each of its rows. In rows 2 apart, the swizzle swaps these chunks, so both rows are in the
-# same banks. With simt and simt64, a phase writes to 2 tiles, whose rows are in the same banks.
-KNOWN_WITH_PROJECTION = {
-    **{(tile, "float"): {("staging.cuh: put", "store", 8)} for tile in ("large", "medium", "small8", "small32")},
-    **{(tile, "float"): {("staging.cuh: put", "store", 4)} for tile in ("simt", "simt_medium", "simt16")},
-    ("simt64", "double"): {("staging.cuh: put", "store", 8)},
-}
 STAGED = {
     *((f"staging.cuh: stage_{what}", "store", 16) for what in ("rows", "weights")),
     *((ROWS, "store", 8), (ROWS, "load", 8)),
@@ -83,8 +74,7 @@ def test_steps_have_no_bank_conflicts(tile, name, project):
     instance = instance_of(tile, name, project)
     found = costs_of_a_block(module(name, project), instance)
     assert accesses_of(instance) <= set(found)
-    known = KNOWN.get((tile, name), set()) | (KNOWN_WITH_PROJECTION.get((tile, name), set()) if project else set())
-    assert conflicts(found) == dict.fromkeys(known, 2)
+    assert conflicts(found) == {}
 
 
 def test_every_tile_is_traced():
@@ -92,9 +82,18 @@ def test_every_tile_is_traced():
 
 
 # Without the swizzle, chunks of every second row are in the same banks.
+SWIZZLE = "(row & 2 | row >> 2 & 1)"
 PLANTED = [
-    ("chunks not swizzled", "((chunk ^ (row >> 1)) & (CHUNKS - 1))", "(chunk & (CHUNKS - 1))", 4),
-    ("chunks swizzled by 4 rows", "(row >> 1)", "(row >> 2)", 2),
+    ("chunks not swizzled", SWIZZLE, "0", 4),
+    ("chunks swizzled by 4 rows", SWIZZLE, "(row >> 2 & 1)", 2),
+]
+# Conflicts after the loop over K, of two rows or units each: tile, dtype, file, what, old, new, access.
+PUT = "staging.cuh: put", "store"
+PLANTED_AFTER = [
+    ("medium", "float", "staging.cuh", "halves of rows in the same banks", SWIZZLE, "(row >> 1 & 3)", (*PUT, 8)),
+    ("simt", "float", "simt.cuh", "groups of units far apart", "(256 / L) + L / 8 * g", "(256 / L) * 2 + g", (*PUT, 4)),
+    ("simt64", "double", "simt.cuh", "16 units of a row", "/ 8 % (32 / L)", "/ 16 % (32 / L)", (*PUT, 8)),
+    ("small8", "__half", "tensor_small.cuh", "units in order", "unit ^ unit >> 2", "unit", SUM),
 ]
 
 
@@ -106,6 +105,12 @@ def _own_libraries(tmp_path_factory):
         yield
 
 
+def conflicts_with(mutation, instance):
+    with mutations.mutated(mutation) as kernels:
+        compiled = Module(kernels / "step.cu", [str(instance)], mode="check")
+        return conflicts(costs_of_a_block(compiled, instance, kernels))
+
+
 @needs_emulation
 @pytest.mark.nightly
 @pytest.mark.usefixtures("_own_libraries")
@@ -113,13 +118,24 @@ def _own_libraries(tmp_path_factory):
 @pytest.mark.parametrize(("tile", "name"), [("small8", "__half"), ("simt16", "float")])
 def test_a_planted_layout_conflicts(tile, name, what, old, new, times):
     instance = instance_of(tile, name, project=False)
-    with mutations.mutated(mutations.Mutation("staging.cuh", what, old, new)) as kernels:
-        compiled = Module(kernels / "step.cu", [str(instance)], mode="check")
-        found = conflicts(costs_of_a_block(compiled, instance, kernels))
+    found = conflicts_with(mutations.Mutation("staging.cuh", what, old, new), instance)
     fragments = found[f"{file_of(instance.shape)}: multiply_tile", "load", 16]
     assert (
         fragments == times if instance.shape.pairs else 1 < fragments < times
     )  # simt's rows are the same in all lanes
+
+
+@needs_emulation
+@pytest.mark.nightly
+@pytest.mark.usefixtures("_own_libraries")
+@pytest.mark.parametrize(
+    ("tile", "name", "file", "what", "old", "new", "access"),
+    PLANTED_AFTER,
+    ids=[what for *_, what, _, _, _ in PLANTED_AFTER],
+)
+def test_a_planted_order_conflicts(tile, name, file, what, old, new, access):
+    found = conflicts_with(mutations.Mutation(file, what, old, new), instance_of(tile, name, project=access != SUM))
+    assert found[access] == 2
 
 
 @pytest.mark.parametrize(

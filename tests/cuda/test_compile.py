@@ -135,23 +135,50 @@ def each_compiled(kernels, architecture):
 
 
 def of_tiles(cases):
-    return [pytest.param(*case, id="-".join((case[0].c_name(case[1]), str(case[1])))) for case in cases]
+    """Return parameters: a tile, its dtype, and perhaps an architecture. Those of AT_NIGHT are marked."""
+    return [
+        pytest.param(
+            *case,
+            id="-".join((case[0].c_name(case[1]), *map(str, case[1:]))),
+            marks=[pytest.mark.nightly] * (case[-1] in AT_NIGHT),
+        )
+        for case in cases
+    ]
 
 
-TILES = of_tiles(resources.TILES)
+def tiles_of(architectures):
+    """Return all tiles, each with its dtypes, and with those of the architectures that use it."""
+    return of_tiles(
+        [
+            (tile, dtype, architecture)
+            for tile, dtype in resources.TILES
+            for architecture in architectures
+            if tile in resources.tiles_of(dtype, architecture)
+        ]
+    )
 
 
-# Blocks that fit a multiprocessor at once: on sm_80, on sm_86, 89 and 120, and on sm_90 and 100.
+# Blocks that fit a multiprocessor at once: on sm_80, on sm_86, 89 and 120, and on sm_90 and 100; None where a tile is
+# not used.
 BLOCKS = {
+    "TensorWide<{}>": (1, None, 1),
     "TensorLarge<{}>": (2, 1, 2),
-    "TensorMedium<{}>": (4, 2, 4),
-    "TensorSmall<{}, 8>": (3, 2, 5),
+    "TensorMedium<{}>": (4, None, 4),
+    "TensorMedium<{}, 3>": (None, 3, None),
+    "TensorSmall<{}, 8>": (3, None, 5),
+    "TensorSmall<{}, 8, 3>": (None, 3, None),
     "TensorSmall<{}, 32>": (2, 1, 3),
     "SimtLarge<{}>": (2, 1, 2),
-    "SimtMedium<{}>": (4, 2, 4),
+    "SimtMedium<{}>": (4, None, 4),
+    "SimtMedium<{}, 3>": (None, 3, None),
     "SimtSmall<{}>": (4, 4, 4),
 }
-BLOCKS_OF_FLOAT64 = {"SimtLarge<{}>": (1, 1, 1), "SimtMedium<{}>": (3, 2, 3), "SimtSmall<{}>": (4, 4, 4)}
+BLOCKS_OF_FLOAT64 = {
+    "SimtLarge<{}>": (1, 1, 1),
+    "SimtMedium<{}>": (3, None, 3),
+    "SimtMedium<{}, 3>": (None, 3, None),
+    "SimtSmall<{}>": (4, 4, 4),
+}
 COLUMNS_OF_BLOCKS = {80: 0, 86: 1, 89: 1, 90: 2, 100: 2, 120: 1}
 
 
@@ -161,7 +188,7 @@ def assert_steps_compile(kernels, tile, dtype, architecture):
     most = (BLOCKS_OF_FLOAT64 if dtype.itemsize == 8 else BLOCKS)[tile.template][COLUMNS_OF_BLOCKS[architecture]]
     for kernel, (_, _, measured) in zip(kernels, each, strict=True):
         assert_compiles(kernel, architecture)
-        # Unaligned rows, and projections in the same launch, may take more registers: see step.cu.
+        # Unaligned rows, and projections in the same launch, may take more: see step.cu.
         aligned = kernel.file == "project.cu" or ", false, true, " in kernel.name
         blocks = resources.blocks_at_once(measured, tile.threads, architecture)
         assert blocks >= (most if aligned else 1), (kernel.name, measured)
@@ -169,12 +196,16 @@ def assert_steps_compile(kernels, tile, dtype, architecture):
 
 # For each tile, the tensor-core products or scalar multiply-adds in the loop over tiles of K.
 PRODUCTS = {
+    "TensorWide<{}>": 64,
     "TensorLarge<{}>": 32,
     "TensorMedium<{}>": 16,
+    "TensorMedium<{}, 3>": 16,
     "TensorSmall<{}, 8>": 4,
+    "TensorSmall<{}, 8, 3>": 4,
     "TensorSmall<{}, 32>": 16,
     "SimtLarge<{}>": 256,
     "SimtMedium<{}>": 128,
+    "SimtMedium<{}, 3>": 128,
     "SimtSmall<{}>": 128,
 }
 HMMA = {"float16": "HMMA.16816.F32", "bfloat16": "HMMA.16816.F32.BF16", "float32": "HMMA.1688.F32.TF32"}
@@ -197,8 +228,7 @@ def assert_multiplies(kernel, found, tile, dtype):
         assert added >= products // (4 if dtype.itemsize == 8 else 1), kernel.name
 
 
-@pytest.mark.parametrize("architecture", marked(resources.WITH_TF32))
-@pytest.mark.parametrize(("tile", "dtype"), TILES)
+@pytest.mark.parametrize(("tile", "dtype", "architecture"), tiles_of(resources.WITH_TF32))
 def test_steps(tile, dtype, architecture):
     """Each tile compiles. The machine code of its first instance multiplies and accesses memory as it should."""
     kernels = sampled(resources.step_kernels(tile, dtype), architecture)
@@ -210,8 +240,9 @@ def test_steps(tile, dtype, architecture):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("architecture", [each for each in resources.FAMILIES if each != MAIN])
-@pytest.mark.parametrize(("tile", "dtype"), TILES)
+@pytest.mark.parametrize(
+    ("tile", "dtype", "architecture"), tiles_of([each for each in resources.FAMILIES if each != MAIN])
+)
 def test_all_step_instances_compile(tile, dtype, architecture):
     assert_steps_compile(resources.step_kernels_on(tile, dtype, architecture), tile, dtype, architecture)
 

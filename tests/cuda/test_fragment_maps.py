@@ -137,7 +137,8 @@ def placed(registers, layout, rows, as_numbers, K):
     matrix = np.full(rows * numbers.size // rows, -1)
     matrix[mapped(layout, numbers.shape[1])] = numbers
     matrix = matrix.reshape(-1, rows).T
-    return matrix // 4096, matrix % 4096 // K, matrix % K
+    of = np.minimum(matrix // 4096, 1)
+    return of, (matrix - 4096 * of) // K, matrix % K
 
 
 def offsets(places):
@@ -189,7 +190,7 @@ PLANTED = [
     ("medium", "tensor.cuh", "a sum's row", "+ r * 8 + lane / 4", "+ r * 8 + lane % 8"),
     ("medium", "tensor.cuh", "a sum's unit", "+ 2 * (lane % 4); }", "+ 2 * (lane / 8); }"),
     ("medium", "tensor.cuh", "the other half of K", "step * 2 + lane / 16", "step * 2 + 1 - lane / 16"),
-    ("small8", "tensor_small.cuh", "gates of a swapped", "half * 16 + lane % 16", "(1 - half) * 16 + lane % 16"),
+    ("small8", "tensor_small.cuh", "gates of a swapped", "place(half * 16", "place((1 - half) * 16"),
     (
         "small8",
         "tensor_small.cuh",
@@ -197,14 +198,14 @@ PLANTED = [
         "b[batch][2 * step], b[batch][2 * step + 1]",
         "b[batch][step], b[batch][step + 2]",
     ),
-    ("small8", "tensor_small.cuh", "a shared sum's unit", "[lane / 4][batch * 8", "[lane / 4 ^ 1][batch * 8"),
+    ("small8", "tensor_small.cuh", "a shared sum's unit", "place_of(lane / 4)", "place_of(lane / 4 ^ 1)"),
     ("small32", "tensor_small.cuh", "rows of another batch", "rows + place(batch * 8", "rows + place((batch ^ 1) * 8"),
     (
         "medium",
         "staging.cuh",
         "a row's chunks swapped",
-        "to + place(row, chunk), from, CHUNK",
-        "to + place(row, chunk ^ 1), from, CHUNK",
+        "to + place(first, row, chunk), from, CHUNK",
+        "to + place(first, row, chunk ^ 1), from, CHUNK",
     ),
 ]
 

@@ -13,8 +13,6 @@ from support.cells import host, random_inputs, random_state
 from support.on_emulated_gpu import on_device
 
 try:
-    import resources
-
     from fusedlstm.backends.cuda import device_weights, step_kernels, tiles
     from fusedlstm.backends.cuda.runtime import fork
     from fusedlstm.backends.cuda.runtime.kernel import Kernel
@@ -202,21 +200,3 @@ def test_calls_in_a_forked_process_raise(monkeypatch):
     monkeypatch.setattr(fork, "forked", True)
     with pytest.raises(RuntimeError, match="this process was forked after CUDA had been used"):
         cell(x, state)
-
-
-def test_blocks_fit_every_supported_gpu():
-    """A block has at most 99 KiB of dynamic and static shared memory, even with its widest projection."""
-    _, kept = resources.kept()
-    most = 0
-    for tile, dtype in resources.TILES:
-        static = max(row.shared for name, row in rows_of(kept) if f"<{tile.c_name(dtype)}," in name)
-        widest = max((N for N in range(1, 2049) if tile.projects(1 << 20, N, dtype)), default=0)
-        needed = static + tile.shared_bytes + (tile.bytes_of_m(widest, dtype) if widest else 0)
-        assert needed <= 99 << 10, (tile, dtype)
-        most = max(most, needed)
-    assert most > 90 << 10, "some blocks should take nearly all of it"
-    assert not any(tiles.TENSOR_LARGE.projects(B, 40, np.dtype(np.float16)) for B in (1, 1000))
-
-
-def rows_of(kept):
-    return [(name, row) for name, rows in kept.items() for row in rows.values()]

@@ -17,7 +17,6 @@ from support.emulated import needs_emulation
 from support.kernel_cases import DTYPES, FAR, GENERALS, PLAINS, SCHEDULES, assert_same_bits, spread
 from support.places import KERNELS
 from support.step_cases import (
-    FAMILIES,
     FAMILY_CASES,
     INSTANCES,
     PROJ_CLIP,
@@ -41,6 +40,7 @@ from support.step_cases import (
     random_projection,
     random_step,
     step_layouts,
+    tiles_of_family,
 )
 
 pytestmark = needs_emulation
@@ -54,7 +54,7 @@ def cases_of_selected_tests(request, fixture):
     return dict.fromkeys(
         (tile, of["name"])
         for of in parameters
-        for tile in (FAMILIES[of["family"]][0] if "family" in of else [of["tile"]])
+        for tile in (tiles_of_family(of["family"], of["name"]) if "family" in of else [of["tile"]])
     )
 
 
@@ -244,7 +244,7 @@ def test_bits_of_a_row(steps, family, name):
     base, want = None, None
     random = np.random.default_rng(0)
     beside_nan = np.where(random.random(B) < 0.2, np.arange(B), -1)
-    for tile in FAMILIES[family][0]:
+    for tile in tiles_of_family(family, name):
         instance = like_others(tile, name)
         if base is None:
             base = random_step(instance, Layout(Sizes(B, I, N, N), "apart"))
@@ -357,7 +357,7 @@ def test_bits_of_a_projected_row(projections, family, name):
     """A row has the same bits among any rows, beside NaN, in both tiles of a kernel."""
     B, N, P = 129, 40, 10
     want = None
-    for tile in FAMILIES[family][0]:
+    for tile in tiles_of_family(family, name):
         width = widths(tile)[-1]
         for about, rows in (
             ("all", np.arange(B)),

@@ -76,6 +76,12 @@ def test_wrong_equivalents_are_noticed():
 
 
 IN_FLIGHT, UNORDERED = {"copy in flight"}, {"race", "uninitialised", "copy in flight"}
+WAITS = [
+    ("no wait", IN_FLIGHT),
+    ("a wait of one too many in flight", IN_FLIGHT),
+    ("no barrier", UNORDERED),
+    ("a stage overwritten while others read", UNORDERED),
+]
 WRONG = {"wrong numbers"}
 # Mistakes in the pipeline, fragments and edges of a whole step's tiles, and the ways in which each may be found.
 PLANTED = [
@@ -86,12 +92,7 @@ PLANTED = [
             ("small8", "__half", "tensor_small.cuh"),
             ("simt16", "float", "pipeline.cuh"),
         )
-        for what, how in (
-            ("no wait", IN_FLIGHT),
-            ("a wait of one too many in flight", IN_FLIGHT),
-            ("no barrier", UNORDERED),
-            ("a stage overwritten while others read", UNORDERED),
-        )
+        for what, how in WAITS
     ),
     ("large", "__half", "tensor.cuh: a: columns of another order", WRONG),
     ("large", "float", "tensor.cuh: b: wrong columns", WRONG),
@@ -109,6 +110,8 @@ PLANTED = [
             "tile_epilogue.cuh: no row guard",
         )
     ),
+    *(("medium3", "__half", f"pipeline.cuh: {what}", how) for what, how in WAITS),
+    *(("small8_3", "__half", f"tensor_small.cuh: {what}", how) for what, how in WAITS),
 ]
 
 

@@ -73,7 +73,7 @@ def backend_in_a_way(request, monkeypatch):
         def chosen(B, sizes, dtype, precision, capability, forced=None, **_):
             if name == request.param:
                 return (forced or "matmul",) * len(sizes)
-            return kernel_choice.one_kernel_layers(B, sizes, dtype, precision, forced)
+            return kernel_choice.one_kernel_layers(B, sizes, dtype, precision, capability, forced)
 
         monkeypatch.setattr(kernel_choice, "choose_layers", chosen)
     return backend_name(types.SimpleNamespace(param=name))

@@ -24,7 +24,8 @@ from support.kernel_cases import (
 )
 from support.structs import by_value, matrix
 
-# Dtypes by their names in C. Tensor-core tiles multiply float as TF32.
+# Dtypes by their names in C. Tensor-core tiles multiply float as TF32. Those that are shorter by a stage are tested in
+# one dtype.
 TILES = {
     "large": (tiles.TENSOR_LARGE, ("__half", "__nv_bfloat16", "float")),
     "medium": (tiles.TENSOR_MEDIUM, ("__half", "__nv_bfloat16", "float")),
@@ -34,6 +35,10 @@ TILES = {
     "simt64": (tiles.SIMT_LARGE_FLOAT64, ("double",)),
     "simt_medium": (tiles.SIMT_MEDIUM, ("float", "double")),
     "simt16": (tiles.SIMT_SMALL, ("float", "double")),
+    "wide": (tiles.TENSOR_WIDE, ("__half", "__nv_bfloat16", "float")),
+    "medium3": (tiles.TENSOR_MEDIUM_SHORT, ("__half",)),
+    "small8_3": (tiles.TENSOR_SMALL_8_SHORT, ("__half",)),
+    "simt_medium3": (tiles.SIMT_MEDIUM_SHORT, ("float",)),
 }
 TILE_CASES = [(tile, name) for tile, (_, names) in TILES.items() for name in names]
 # For c, which sums hundreds of products, and for TF32, whose inputs the test doesn't round.
@@ -115,14 +120,18 @@ def _instances():
 
 
 INSTANCES = _instances()
-# Tiles that give a row the same bits, with their dtypes.
+# Tiles that give a row the same bits, with their dtypes. The first has as many units as any other.
 FAMILIES = {
-    "small": (("small8", "small32"), ("__half", "__nv_bfloat16", "float")),
-    "tensor": (("medium", "large"), ("__half", "__nv_bfloat16", "float")),
-    "simt": (("simt16", "simt_medium", "simt"), ("float",)),
-    "simt64": (("simt16", "simt_medium", "simt64"), ("double",)),
+    "small": (("small8", "small32", "small8_3"), ("__half", "__nv_bfloat16", "float")),
+    "tensor": (("wide", "large", "medium", "medium3"), ("__half", "__nv_bfloat16", "float")),
+    "simt": (("simt", "simt_medium", "simt16", "simt_medium3"), ("float",)),
+    "simt64": (("simt64", "simt_medium", "simt16"), ("double",)),
 }
 FAMILY_CASES = [(family, name) for family, (_, names) in FAMILIES.items() for name in names]
+
+
+def tiles_of_family(family, name):
+    return [tile for tile in FAMILIES[family][0] if name in TILES[tile][1]]
 
 
 def like_others(tile, name):
@@ -169,7 +178,7 @@ def step_layouts(instance):
     """Return sizes around all edges of a tile: rows and units of a block, tiles of K, and tiles being copied."""
     R, U, E = instance.shape.rows, instance.shape.units, tiles.ROW_BYTES // DTYPES[instance.dtype].itemsize
     W = instance.width
-    stages = 4 * instance.shape.pipelines
+    stages = instance.shape.stages * instance.shape.pipelines
 
     def sizes(B, I, N, P=None):
         N += -N % W
@@ -217,11 +226,11 @@ def whole_tiles(columns, dtype):
     return -(-columns // each) * each
 
 
-def interleaved(weight_ih, weight_hh):
-    """Return weights (4N, I) and (4N, P), interleaved as the kernel reads them."""
+def interleaved(weight_ih, weight_hh, units):
+    """Return weights (4N, I) and (4N, P), interleaved as the kernel reads them, by tiles of this many units or 32."""
     (rows, I), P, dtype = weight_ih.shape, weight_hh.shape[1], weight_ih.dtype
     N, KX = rows // 4, whole_tiles(I, dtype)
-    packed = np.zeros((-(-N // 32) * 128, KX + whole_tiles(P, dtype)), dtype)
+    packed = np.zeros((padded_rows(4 * N, units), KX + whole_tiles(P, dtype)), dtype)
     for unit in range(N):
         for gate in range(4):
             to = packed[unit // 8 * 32 + gate * 8 + unit % 8]
@@ -230,9 +239,14 @@ def interleaved(weight_ih, weight_hh):
     return packed
 
 
-def padded_projection(weight_hr):
+def padded_rows(rows, units):
+    each = 4 * max(units, 32)
+    return -(-rows // each) * each
+
+
+def padded_projection(weight_hr, units):
     (P, N), dtype = weight_hr.shape, weight_hr.dtype
-    packed = np.zeros((-(-P // 128) * 128, whole_tiles(N, dtype)), dtype)
+    packed = np.zeros((padded_rows(P, units), whole_tiles(N, dtype)), dtype)
     packed[:P, :N] = weight_hr
     return packed
 
@@ -311,7 +325,7 @@ def random_step(instance, layout, seed=None):
         "readers": None,
         "reset_h": None,
         "reset_c": None,
-        "weight": interleaved(round_weights(weight_ih), round_weights(weight_hh)),
+        "weight": interleaved(round_weights(weight_ih), round_weights(weight_hh), instance.shape.units),
         "bias": random.standard_normal(4 * N).astype(T) if layout.bias else None,
         "peephole": random.standard_normal((3, N)).astype(T) if instance.peephole else None,
         "copy": None if layout.copy == "none" else columns_of(random, B, of_out, T, W),
@@ -320,7 +334,7 @@ def random_step(instance, layout, seed=None):
     }
     if instance.project:
         weight_hr = (random.standard_normal((P, N)) / np.sqrt(N)).astype(T)
-        a["projection"] = padded_projection(round_weights(weight_hr))
+        a["projection"] = padded_projection(round_weights(weight_hr), instance.shape.units)
     if layout.pool:
         a["slots"], a["words"] = some_slots(random, B, capacity), some_words(random, capacity)
         a["h"] = columns_of(random, 2 * capacity, P, T, of_h).reshape(capacity, 2, P)
@@ -570,7 +584,7 @@ class ProjectionLayout:
 def projection_layouts(tile, name, width):
     shape, T = TILES[tile][0], DTYPES[name]
     R, C, E = shape.rows, 4 * shape.units, tiles.ROW_BYTES // T.itemsize
-    stages = 4 * shape.pipelines
+    stages = shape.stages * shape.pipelines
 
     def even(P):
         return P + -P % width
@@ -609,7 +623,9 @@ def random_projection(tile, name, width, layout):
         "h": columns_of(random, B, P, T, width),
         "slots": None,
         "words": None,
-        "weight": padded_projection(to_tf32(weight_hr).astype(T) if is_tf32(tile, name) else weight_hr),
+        "weight": padded_projection(
+            to_tf32(weight_hr).astype(T) if is_tf32(tile, name) else weight_hr, TILES[tile][0].units
+        ),
         "copy": None if layout.copy == "none" else columns_of(random, B, P, T, width),
         "input": columns_of(random, B, P, T, width) if layout.copy == "residual" else None,
     }

@@ -30,8 +30,8 @@ except ImportError as error:  # CuPy is not installed
 
 def tiles_of_kernels():
     kernels = [name for name in kernel_choice.NAMES if name != "matmul"]
-    rows = [1 << k for k in range(20)]
-    return [tiles.tile_of(kernel, B, np.dtype(dtype)) for kernel, B, dtype in product(kernels, rows, ("f4", "f8"))]
+    rows, units, dtypes = [1 << k for k in range(20)], (8, 1024), (np.dtype("f4"), np.dtype("f8"))
+    return [tiles.tile_of(*each) for each in product(kernels, rows, units, dtypes, resources.WITH_TF32)]
 
 
 def is_modelled(name, tile):
@@ -65,9 +65,6 @@ PLACES_OF_A_TILE = [
         lambda name, tile: tile in [each for each, _ in TILES.values()],
     ),
     Place("benchmarks/tile_shapes.py", "add the shape of {} to OWN", is_modelled),
-    Place(
-        "tests/resources.py", "let tiles_of return {}", lambda name, tile: tile in [each for each, _ in resources.TILES]
-    ),
     Place("tests/data/resources.json", "python tests/resources.py --write, as it lacks {}", is_in_table),
     *(
         Place(
@@ -82,7 +79,7 @@ PLACES_OF_A_KERNEL = [
     Place(
         "fusedlstm/backends/cuda/tiles.py",
         "let tile_of know the kernel '{}'",
-        lambda kernel: tiles.tile_of(kernel, 1, np.dtype("f4")),
+        lambda kernel: tiles.tile_of(kernel, 1, 1, np.dtype("f4"), 90),
     ),
     Place(
         "tests/support/on_emulated_gpu.py",

@@ -208,12 +208,12 @@ def test_all_layers_together_decide():
 def test_one_kernel_pools_use_the_times():
     """Without matmul, the fastest other kernel steps. Above all measured batches, the table chooses."""
     times = measured.Measured({8: {"matmul": 1e-6, "tensor_large": 2e-6, "tensor_small": 3e-6}}, "now")
-    sizes, about = ((I, N, None),), ("bfloat16", "highest")
+    sizes, about = ((I, N, None),), ("bfloat16", "highest", 90)
     assert kernel_choice.one_kernel_layers(5, sizes, *about, measured=(times,)) == ("tensor_large",)
     assert kernel_choice.one_kernel_layers(9, sizes, *about, measured=(times,)) == ("tensor_small",)
     assert kernel_choice.one_kernel_layers(5, sizes, *about, "tensor_medium", (times,)) == ("tensor_medium",)
     without = {"forced": None, "can_plan": False, "measured": (times,)}
-    assert kernel_choice.runnable_layers(5, sizes, *about, 90, **without) == ("tensor_large",)
+    assert kernel_choice.runnable_layers(5, sizes, *about, **without) == ("tensor_large",)
 
 
 def test_choices_include_measured_ones():

@@ -36,8 +36,8 @@ class CudaCell(CellEngine):
         self.weights = own = DeviceWeights(weights)
         self.precision, self.kernel, self.measured = precision, kernel, measured
         self.device = cupy.cuda.Device()
-        self._index, self.capability = self.device.id, int(self.device.compute_capability)
-        self._about = own.I, own.N, own.P, own.dtype.name, precision, self.capability
+        self._index = self.device.id
+        self._about = own.I, own.N, own.P, own.dtype.name, precision, own.capability
         self._steps: dict[tuple[Any, ...], RepeatedStep] = {}  # by what they depend on
         self.turns: weakref.WeakSet[Turns] = weakref.WeakSet()  # of Steppers and pools that read the weights
         for each in kernel_choice.choices(*self._about, forced=kernel, measured=measured) - {"matmul"}:

@@ -46,7 +46,7 @@ def kernels_of(engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
     for engine in engines:
         weights = engine.weights
         found += kernel_choice.runnable_layers(
-            *(B, ((weights.I, weights.N, weights.P),), weights.dtype.name, engine.precision, engine.capability),
+            *(B, ((weights.I, weights.N, weights.P),), weights.dtype.name, engine.precision, weights.capability),
             forced=engine.kernel,
             can_plan=can_plan,
             measured=(engine.measured,),

@@ -70,12 +70,13 @@ class DeviceWeights:
 
     `weight` is (4N, X + H): weight_ih and weight_hh side by side, padded with columns of zeros to X and H columns.
     `weight_ih`, `weight_hh` and `weight_hr` (P, N), if there is one, are views. `set` overwrites them all, and the
-    copies that `interleaved` has made.
+    copies that `interleaved` has made. `capability` is the GPU's compute capability, 90 for 9.0.
     """
 
     def __init__(self, weights: LSTMWeights) -> None:
         self.I, self.N, self.P = weights.input_size, weights.hidden_size, weights.output_size
         self.dtype, self.gates_dtype = weights.dtype, dtypes.state_dtype(weights.dtype)
+        self.capability = int(cupy.cuda.Device().compute_capability)
         self.X, self.H = padded(self.I, self.dtype), padded(self.P, self.dtype)
         self._arrays = {name: cupy.asarray(array) for name, array in self._laid_out(weights).items()}
         self.weight, self.projection = self._arrays["weight"], self._arrays.get("projection")

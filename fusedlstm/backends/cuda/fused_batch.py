@@ -11,8 +11,7 @@ from fusedlstm.backends.cuda.device_weights import padded
 from fusedlstm.backends.cuda.kernels import Destinations, launch_reset
 from fusedlstm.backends.cuda.runtime import pinned
 from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows
-from fusedlstm.backends.cuda.step_kernels import Resets, launches, needs_m
-from fusedlstm.backends.cuda.tiles import tile_of
+from fusedlstm.backends.cuda.step_kernels import Resets, launches, needs_m, step_tile
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class FusedBatch:
             layer.reset_to(None if reset_to is None else reset_to[k])
             self._layers.append(layer)
             below = layer.outputs
-        row_blocks = tile_of(kernels[top], B, first.dtype).grid(B, 1)[0]
+        row_blocks = step_tile(layers[top], kernels[top], B).grid(B, 1)[0]
         self._readers = None if host else cupy.zeros((row_blocks,), np.uint32)
         self._on_host = on_host
         self.output = below[0] if on_host is None else on_host
@@ -104,7 +103,7 @@ class FusedBatch:
 
 def bytes_read(weights: DeviceWeights, kernel: str, B: int, *, residual: bool) -> int:
     """Return how many bytes of x the blocks of a layer's step read. Blocks of the same rows all read the same x."""
-    times = tile_of(kernel, B, weights.dtype).grid(B, weights.N)[1] + residual
+    times = step_tile(weights, kernel, B).grid(B, weights.N)[1] + residual
     return B * weights.I * weights.dtype.itemsize * times
 
 

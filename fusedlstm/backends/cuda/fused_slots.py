@@ -22,9 +22,11 @@ from fusedlstm.backends.cuda.step_kernels import (
     can_stage,
     launches,
     project_grid,
+    project_tile,
     step_grid,
+    step_tile,
 )
-from fusedlstm.backends.cuda.tiles import ALL, tile_of
+from fusedlstm.backends.cuda.tiles import ALL
 from fusedlstm.slots import PROBLEMS
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ class FusedSlots:
         self.all_h = cupy.zeros((2 * capacity, H), layers[0].dtype)
         self.c = cupy.zeros((capacity, C), layers[0].gates_dtype)
         measured = tuple(engine.measured for engine in engines)
-        self._about = layers[0].dtype.name, engines[0].precision, engines[0].kernel, measured
+        about = layers[0].dtype.name, engines[0].precision, layers[0].capability
+        self._about = *about, engines[0].kernel, measured
         self._words = cupy.zeros((capacity,), np.uint64)
         self._layers = [
             _KeptLaunches(
@@ -217,10 +220,11 @@ class _KeptLaunches:
         if len(self._instances) >= _MOST_INSTANCES:
             self._instances.clear()
         weights = self.weights
-        tile = tile_of(kernel, B, weights.dtype)
+        tile, of_projection = step_tile(weights, kernel, B), project_tile(weights, kernel, B)
         projects = weights.weight_hr is not None and tile.projects(B, weights.N, weights.dtype)
-        grids = step_grid(tile, B, weights.N, projects=projects), project_grid(tile, B, weights.P)
-        found = self._instances[kernel, B] = 2 * ALL.index(tile) + projects, grids
+        grids = step_grid(tile, B, weights.N, projects=projects), project_grid(of_projection, B, weights.P)
+        instance = 2 * (ALL.index(tile) * len(ALL) + ALL.index(of_projection)) + projects
+        found = self._instances[kernel, B] = instance, grids
         return found
 
     def _made(self, kernel: str, x: Any, to: Any, room: _Room, rest: tuple[Any, Any, Any]) -> list[PackedLaunch]:

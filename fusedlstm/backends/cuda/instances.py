@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fusedlstm.backends.cuda.runtime.kernel import Kernel
+    from fusedlstm.backends.cuda.tiles import Tile
     from fusedlstm.backends.uses import Use
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.weights import LSTMWeights
@@ -50,7 +51,7 @@ class _Uses:
         reason = kernel_choice.reason_against_device(capability)
         if self._forced not in (None, "matmul") and reason:
             raise ValueError(f"kernel {self._forced!r} can't run there: {reason}")
-        self._layers = [_Layer(layer) for layer in weights.layers]
+        self._layers = [_Layer(layer, capability) for layer in weights.layers]
         self._sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)
         self._can_plan = importlib.util.find_spec("nvmath") is not None  # cublaslt.why_not() needs cuBLAS, too
         self._batches = ROWS if use.batches is None else tuple(use.batches)
@@ -143,7 +144,7 @@ class _Uses:
                 yield from self._matmul()
 
     def _pool_step(self, B: int) -> Iterator[Kernel]:
-        chosen = kernel_choice.one_kernel_layers(B, self._sizes, *self._about, self._forced)
+        chosen = kernel_choice.one_kernel_layers(B, self._sizes, *self._about, self._capability, self._forced)
         top = len(self._layers) - 1
         for k, (layer, kernel) in enumerate(zip(self._layers, chosen, strict=True)):
             yield from layer.interleaving(kernel)
@@ -158,7 +159,8 @@ _EITHER = {True, False}
 class _Layer:
     """The instances for one layer's sizes and options."""
 
-    def __init__(self, weights: LSTMWeights) -> None:
+    def __init__(self, weights: LSTMWeights, capability: int) -> None:
+        self._capability = capability
         self.dtype, self.gates = weights.dtype, dtypes.state_dtype(weights.dtype)
         self.sizes = self._I, self._N, self._P = weights.input_size, weights.hidden_size, weights.output_size
         self._functions = weights.functions
@@ -219,7 +221,7 @@ class _Layer:
             odd_m: the same for the arrays of a launch that computes only m.
             idle: whether rows can be idle.
         """
-        tile = tile_of(kernel, B, self.dtype)
+        tile = self._tile(kernel, B, self._N)
         inside = self._projects and tile.projects(B, self._N, self.dtype)
         apart = self._projects and not inside
         pair = functools.partial(_widths, pairs=tile.pairs)
@@ -230,8 +232,12 @@ class _Layer:
             about = tile, self.dtype, functions, *self._options, aligned, width, bytes_of_m
             yield step_kernels.step_kernel(*about, idle=idle)
         if apart:
+            tile = self._tile(kernel, B, step_kernels.project_units(self._P))
             for width in pair((self._P,), odd=odd):
                 yield step_kernels.project_kernel(tile, self.dtype, width, self._zoneout, idle=idle)
+
+    def _tile(self, kernel: str, B: int, units: int) -> Tile:
+        return tile_of(kernel, B, units, self.dtype, self._capability)
 
 
 def _widths(columns: Sequence[int], *, pairs: bool, odd: bool) -> set[int]:

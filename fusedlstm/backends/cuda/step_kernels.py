@@ -123,7 +123,22 @@ def needs_m(weights: DeviceWeights, kernel: str, B: int) -> bool:
     """Whether a step of B rows has a separate launch for the projection."""
     if weights.weight_hr is None:
         return False
-    return not tile_of(kernel, B, weights.dtype).projects(B, weights.N, weights.dtype)
+    return not step_tile(weights, kernel, B).projects(B, weights.N, weights.dtype)
+
+
+def step_tile(weights: DeviceWeights, kernel: str, B: int) -> Tile:
+    """Return the tile of kernels/step.cu for B rows."""
+    return tile_of(kernel, B, weights.N, weights.dtype, weights.capability)
+
+
+def project_tile(weights: DeviceWeights, kernel: str, B: int) -> Tile:
+    """Return the tile of kernels/project.cu for B rows. It has as many of them as the step's tile."""
+    return tile_of(kernel, B, project_units(weights.P), weights.dtype, weights.capability)
+
+
+def project_units(P: int) -> int:
+    """Return the units of a tile's size that P columns of h take. They are where step.cu has gates of units."""
+    return -(-P // 4)
 
 
 def _step(
@@ -146,7 +161,7 @@ def _step(
     """
     B, N, P = len(x), weights.N, weights.P
     interleaved = interleaved_for(weights, kernel)
-    tile, clip, limit = tile_of(kernel, B, weights.dtype), weights.cell_clip, weights.proj_clip
+    tile, clip, limit = step_tile(weights, kernel, B), weights.cell_clip, weights.proj_clip
     projection = None if only_m else interleaved.projection
     aligned = all(a is None or can_stage(a) for a in (x, h, resets.h))
     functions = weights.functions_of_m if only_m else weights.functions
@@ -190,8 +205,8 @@ def step_grid(tile: Tile, B: int, N: int, *, projects: bool) -> tuple[int, int]:
 
 
 def project_grid(tile: Tile, B: int, P: int) -> tuple[int, int]:
-    """Return the grid of kernels/project.cu. Its tiles have columns of h where step.cu has gates of units."""
-    return tile.grid(B, -(-P // 4))
+    """Return the grid of kernels/project.cu."""
+    return tile.grid(B, project_units(P))
 
 
 @functools.cache
@@ -213,7 +228,7 @@ def _projection(
 ) -> Launch:
     """Return the launch of kernels/project.cu. Without zoneout of h, pass no `old_h`, and only flags of idle rows."""
     P, limit = weights.P, weights.proj_clip
-    tile, weight = tile_of(kernel, B, weights.dtype), interleaved_for(weights, kernel).projection
+    tile, weight = project_tile(weights, kernel, B), interleaved_for(weights, kernel).projection
     arguments = ProjectArguments(
         m=Matrix.of(m),
         h=Matrix.of(to.h),
