@@ -229,6 +229,27 @@ def test_kernels(backend):
     assert set(kernels) == {"numpy"} if lstm.backend == "numpy" else "numpy" not in kernels
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_buffers_of_pytorch(dtype):
+    """The buffers are tensors over the Sequencer's memory, and arguments may be tensors."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    lstm, rng = make("numpy", dtype, batch_first=True), np.random.default_rng(0)
+    xs = torch.from_numpy(rng.normal(size=(B, T, I))).to(getattr(torch, dtype))
+    sequencer = lstm.sequencer(T, B, lengths=True, like=xs)
+    wanted = lstm(xs, lengths=[7, 0, 3, 5])
+    for given in ({"xs": xs, "lengths": torch.tensor([7, 0, 3, 5])}, {}):
+        outputs = sequencer.run(**given)
+        for mine, other in ((outputs, wanted[0]), (sequencer.read()[1].c, wanted[1][1].c)):
+            assert isinstance(mine, torch.Tensor)
+            assert torch.equal(mine, other)
+        sequencer.reset()
+    sequencer.xs.copy_(2 * xs)
+    sequencer.state[0].h.fill_(0.5)
+    state = (LSTMState(h=torch.full_like(sequencer.state[0].h, 0.5), c=lstm.zero_state(B, like=xs)[0].c),)
+    wanted = lstm(2 * xs, (*state, lstm.zero_state(B, like=xs)[1]), lengths=[7, 0, 3, 5])
+    assert torch.equal(sequencer.run(), wanted[0])
+
+
 # Errors.
 
 

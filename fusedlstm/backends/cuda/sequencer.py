@@ -14,6 +14,7 @@ from fusedlstm.backends.cuda.runtime.graphs import captured
 from fusedlstm.backends.cuda.runtime.streams import Turns, is_captured
 from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows, copy_steps
 from fusedlstm.backends.cuda.sequence_form import Form, rows
+from fusedlstm.backends.cuda.sequence_kernels import as_lengths
 from fusedlstm.backends.cuda.sequence_marks import Marks
 from fusedlstm.backends.cuda.static_sequence import StaticSequence
 from fusedlstm.backends.sequence_run import SequenceRun
@@ -126,6 +127,8 @@ class CudaSequencer:
         with self._turn():
             if to is self.buffers.xs:
                 copy_steps(to, values)
+            elif to is self.buffers.lengths:
+                to[...] = as_lengths(cupy.asarray(values), self._form.T)
             else:
                 to[...] = cupy.asarray(values)
 
