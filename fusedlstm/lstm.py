@@ -80,7 +80,7 @@ class LSTM(Sequenceable):
             "batch_invariant": batch_invariant,
             "kernel": kernel,
         }
-        self._batch_first = batch_first
+        self._batch_first, self._width = batch_first, weights.output_size
         self._backend = choose(backend)
         check_bool("batch_invariant", batch_invariant)
         kernel_choice.check(kernel, weights.dtype.name, precision, batch_invariant=batch_invariant)
@@ -331,7 +331,7 @@ class LSTM(Sequenceable):
         resets = checks.check_reset(reset_to, is_first, B)
         is_first = checks.check_is_first(is_first, T, B)
         lengths, mask = checks.check_steps(lengths, mask, T, B, strict=strict)
-        outputs = empty((*xs.shape[:2], self._weights.output_size), xs.dtype)
+        outputs = empty((*xs.shape[:2], self._width), xs.dtype)
         finals = tuple(self._empty_state(k, B, empty) for k in range(len(states)))
         self._layers.run(
             SequenceRun(

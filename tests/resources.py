@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from fusedlstm.backends.cuda import kernels as launch
+from fusedlstm.backends.cuda import sequence_kernels as sequence_launches
 from fusedlstm.backends.cuda import slot_kernels, tiles, weight_kernels
 from fusedlstm.backends.cuda import step_kernels as step_launches
 from fusedlstm.functions import ACTIVATIONS, Functions
@@ -131,7 +132,7 @@ def kernels_by_dtype():
     return [
         *(kernel(dtype) for kernel in kernels for dtype in DTYPES),
         *(kernel(dtype, rounded=False) for kernel in interleaving for dtype in DTYPES),
-        *(slot_kernels.check_kernel(), slot_kernels.state_rows_kernel()),
+        *(slot_kernels.check_kernel(), slot_kernels.state_rows_kernel(), sequence_launches.flags_kernel()),
     ]
 
 
@@ -145,6 +146,21 @@ def zoneout_kernels():
         for bytes_of_m in (0, tile.bytes_of_m(tile.units, dtype)):
             yield step_launches.step_kernel(tile, dtype, functions, True, True, True, width, bytes_of_m)
         yield step_launches.project_kernel(tile, dtype, width, part)
+
+
+def sequence_kernels():
+    """Yield kernels of sequences: lstm_pointwise with and without flags, and the others with idle rows."""
+    for dtype in DTYPES:
+        for width, options in product((1, 4), (False, True)):
+            flags = options, options, options, True
+            yield launch.pointwise_kernel(gate_dtypes(dtype)[0], dtype, width, PLAIN, *flags)
+        for part in (0.0, 0.2):
+            yield launch.finish_kernel(dtype, part, sequence=True)
+    for tile, dtype in TILES:
+        width = 2 if tile.pairs else 1
+        for bytes_of_m in (0, tile.bytes_of_m(tile.units, dtype)):
+            yield step_launches.step_kernel(tile, dtype, PLAIN, True, True, True, width, bytes_of_m, idle=True)
+        yield step_launches.project_kernel(tile, dtype, width, idle=True)
 
 
 def rounding_kernels():
@@ -163,7 +179,8 @@ def instances():
     architectures = {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in of_options}
     of_functions = [kernel for case in TILES_OF_FUNCTIONS for kernel in functions_kernels(*case)]
     architectures |= {
-        kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in (*of_functions, *zoneout_kernels())
+        kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS})
+        for kernel in (*of_functions, *zoneout_kernels(), *sequence_kernels())
     }
     architectures |= {kernel.name: (kernel, set(WITH_TF32)) for kernel in rounding_kernels()}
     for case, architecture in product(TILES, WITH_TF32):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MASKED_OUTPUTS = ("zero", "last")  # the outputs of steps that a row does not take
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class SequenceRun:
     """The arguments and results of a call, all time-major, in the backend's arrays. They have been checked.
 

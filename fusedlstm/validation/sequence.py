@@ -127,7 +127,8 @@ class SequenceChecks:
         return None, self._check_step_mask(mask, T, B)
 
     def _check_step_mask(self, mask: Any, T: int, B: int) -> Array:
-        array = host_mask(mask) if isinstance(mask, (list, tuple)) else self._plain("mask", mask)
+        check_plain("mask", mask)
+        array = host_mask(mask) if isinstance(mask, (list, tuple)) else self._host_or_own("mask", mask)
         if array.dtype != np.bool_:
             wanted = "booleans, True for the steps that a row takes"
             fail(TypeError, "mask", wanted, f"dtype {array.dtype}", "Use mask != 0")
@@ -136,8 +137,9 @@ class SequenceChecks:
 
     def _check_lengths(self, lengths: Any, T: int, B: int, *, strict: bool) -> Array:
         """Return lengths as integers (B,), or raise."""
+        check_plain("lengths", lengths)
         empty = isinstance(lengths, (list, tuple)) and not lengths  # NumPy would make it an array of floats
-        array = np.zeros(0, np.int64) if empty else self._plain("lengths", lengths)
+        array = np.zeros(0, np.int64) if empty else self._host_or_own("lengths", lengths)
         if array.dtype.kind not in "iu":
             fail(TypeError, "lengths", "integers, the steps that each row takes", f"dtype {array.dtype}")
         check_shape("lengths", array.shape, "B", {"B": B})
@@ -145,9 +147,8 @@ class SequenceChecks:
             _check_range(to_host("lengths", array), T)
         return array
 
-    def _plain(self, name: str, value: Any) -> Array:
-        """Return a plain array of numbers: the backend's own unchanged, anything else as a NumPy array."""
-        check_plain(name, value)
+    def _host_or_own(self, name: str, value: Any) -> Array:
+        """Return an array of numbers: the backend's own unchanged, anything else as a NumPy array."""
         first = self.layer_checks[0]
         if isinstance(value, np.ndarray) or not isinstance(value, first.backend.array_type):
             return to_host(name, value)

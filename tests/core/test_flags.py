@@ -26,6 +26,7 @@ CALLS = {
         f"LSTM.sequencer({name})": lambda flag, name=name: LAYERS.sequencer(5, 2, **{name: flag})
         for name in ("lengths", "mask", "is_first", "reverse")
     },
+    "LSTM.__call__(strict)": lambda flag: LAYERS(XS, strict=flag),
     "LSTM.stepper(host)": lambda flag: LAYERS.stepper(2, host=flag),
     "LSTMCell(batch_invariant)": lambda flag: LSTMCell(W, backend="numpy", batch_invariant=flag),
     "LSTMCell(check_state)": lambda flag: LSTMCell(W, backend="numpy", check_state=flag),

@@ -47,7 +47,8 @@ class NumpySequence(SequenceEngine):
             start = 0
             for timeline in directions:
                 stop = start + engines[k].sizes[2]
-                self._run_direction(engines[k], layer, k, xs, timeline, run, whole[:, :, start:stop])
+                part = whole if stop - start == width else whole[:, :, start:stop]
+                self._run_direction(engines[k], layer, k, xs, timeline, run, part)
                 start, k = stop, k + 1
             xs = whole
 
