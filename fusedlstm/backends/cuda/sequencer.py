@@ -127,10 +127,11 @@ class CudaSequencer:
         with self._turn():
             if to is self.buffers.xs:
                 copy_steps(to, values)
-            elif to is self.buffers.lengths:
-                to[...] = as_lengths(cupy.asarray(values), self._form.T)
-            else:
-                to[...] = cupy.asarray(values)
+                return
+            values = cupy.asarray(values)
+            if to is self.buffers.lengths:
+                values = as_lengths(values, self._form.T)
+            to[...] = values
 
     def run(self, engines: Sequence[CudaCell]) -> None:
         """Queue a run on the current stream."""
