@@ -199,6 +199,23 @@ def test_resets_are_copied(backend):
     assert_same((sequencer.outputs, sequencer.state), wanted)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize("few", [0, 1])
+def test_resets_of_one_row_and_of_all(backend, few, dtype):
+    """One layer may have a row for all rows to be reset to, and another a row for each."""
+    lstm, rng = make(backend, dtype), np.random.default_rng(0)
+    xs, first = lstm.asarray(rng.normal(size=(T, B, I))), rng.random((T, B)) < 0.3
+    even = list(states_of(lstm, B, rng))
+    one = LSTMState(h=even[few].h[:1].copy(), c=even[few].c[:1].copy())
+    even[few] = LSTMState(h=one.h.repeat(B, axis=0), c=one.c.repeat(B, axis=0))
+    mixed = (one, even[1]) if few == 0 else (even[0], one)
+    wanted = lstm(xs, is_first=first, reset_to=tuple(even))
+    assert_same(lstm(xs, is_first=first, reset_to=mixed), wanted)
+    sequencer = lstm.sequencer(T, B, is_first=True, reset_to=mixed)
+    sequencer.run(xs, is_first=first)
+    assert_same((sequencer.outputs, sequencer.state), wanted)
+
+
 def test_set_weights(backend):
     """New weights reach an existing Sequencer from its next run on, also through the states that rows are reset to."""
     old, new = (StackedWeights.random(I, N, 2, seed=seed, dtype="float64") for seed in (0, 1))
