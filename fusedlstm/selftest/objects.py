@@ -120,7 +120,7 @@ def _cell(case: _Case) -> Comparison:
 
 
 def _sequence(case: _Case) -> Comparison:
-    """Run sequences of several lengths, with resets if there is one direction."""
+    """Run sequences of several lengths, with resets if there is one direction, in a call and in a Sequencer."""
     found, resets, states = case.comparison(), case.resets(), case.states(case.B)
     xs, lengths = case.x(_STEPS, case.B), case.integers(_STEPS)
     is_first = None if case.weights.bidirectional else case.flags(_STEPS, case.B)
@@ -130,6 +130,13 @@ def _sequence(case: _Case) -> Comparison:
     wanted, pairs = reference.sequence(case.weights, xs, _pairs(states), lengths, is_first, reset_pairs)
     found.add(outputs, wanted)
     found.add_states(finals, pairs)
+    flags = {} if is_first is None else {"is_first": is_first}
+    sequencer = case.owner.sequencer(
+        _STEPS, case.B, lengths=True, is_first=bool(flags), reset_to=options["reset_to"] if flags else None
+    )
+    sequencer.write(case.given(states))
+    found.add(sequencer.run(case.owner.asarray(xs), lengths=lengths, **flags), wanted)
+    found.add_states(case.taken(sequencer.read()), pairs)
     return found
 
 

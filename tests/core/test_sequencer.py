@@ -199,6 +199,23 @@ def test_resets_are_copied(backend):
     assert_same((sequencer.outputs, sequencer.state), wanted)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize("few", [0, 1])
+def test_resets_of_one_row_and_of_all(backend, few, dtype):
+    """One layer may have a row for all rows to be reset to, and another a row for each."""
+    lstm, rng = make(backend, dtype), np.random.default_rng(0)
+    xs, first = lstm.asarray(rng.normal(size=(T, B, I))), rng.random((T, B)) < 0.3
+    even = list(states_of(lstm, B, rng))
+    one = LSTMState(h=even[few].h[:1].copy(), c=even[few].c[:1].copy())
+    even[few] = LSTMState(h=one.h.repeat(B, axis=0), c=one.c.repeat(B, axis=0))
+    mixed = (one, even[1]) if few == 0 else (even[0], one)
+    wanted = lstm(xs, is_first=first, reset_to=tuple(even))
+    assert_same(lstm(xs, is_first=first, reset_to=mixed), wanted)
+    sequencer = lstm.sequencer(T, B, is_first=True, reset_to=mixed)
+    sequencer.run(xs, is_first=first)
+    assert_same((sequencer.outputs, sequencer.state), wanted)
+
+
 def test_set_weights(backend):
     """New weights reach an existing Sequencer from its next run on, also through the states that rows are reset to."""
     old, new = (StackedWeights.random(I, N, 2, seed=seed, dtype="float64") for seed in (0, 1))
@@ -227,6 +244,27 @@ def test_kernels(backend):
     kernels = lstm.sequencer(T, B).kernels
     assert len(kernels) == 4
     assert set(kernels) == {"numpy"} if lstm.backend == "numpy" else "numpy" not in kernels
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_buffers_of_pytorch(dtype):
+    """The buffers are tensors over the Sequencer's memory, and arguments may be tensors."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    lstm, rng = make("numpy", dtype, batch_first=True), np.random.default_rng(0)
+    xs = torch.from_numpy(rng.normal(size=(B, T, I))).to(getattr(torch, dtype))
+    sequencer = lstm.sequencer(T, B, lengths=True, like=xs)
+    wanted = lstm(xs, lengths=[7, 0, 3, 5])
+    for given in ({"xs": xs, "lengths": torch.tensor([7, 0, 3, 5])}, {}):
+        outputs = sequencer.run(**given)
+        for mine, other in ((outputs, wanted[0]), (sequencer.read()[1].c, wanted[1][1].c)):
+            assert isinstance(mine, torch.Tensor)
+            assert torch.equal(mine, other)
+        sequencer.reset()
+    sequencer.xs.copy_(2 * xs)
+    sequencer.state[0].h.fill_(0.5)
+    state = (LSTMState(h=torch.full_like(sequencer.state[0].h, 0.5), c=lstm.zero_state(B, like=xs)[0].c),)
+    wanted = lstm(2 * xs, (*state, lstm.zero_state(B, like=xs)[1]), lengths=[7, 0, 3, 5])
+    assert torch.equal(sequencer.run(), wanted[0])
 
 
 # Errors.

@@ -411,7 +411,7 @@ def test_weights_of_a_sequencer_are_set_in_turn(either):
         lstm.set_weights(either.cell.weights)
 
 
-def test_a_sequencer_that_is_deleted_while_it_runs(either):
+def test_a_sequencer_deleted_while_it_runs(either):
     """Its memory isn't reused while a late run needs it."""
     lstm, _, values, wanted = run_once(either)
     for _ in TIMES:

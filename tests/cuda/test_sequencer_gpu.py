@@ -32,10 +32,20 @@ def inputs(lstm, T, rng):
     return {"xs": lstm.asarray(xs), "lengths": rng.integers(0, T + 1, B), "is_first": is_first}
 
 
-@pytest.mark.parametrize("T", [1, 7, 64])
-@pytest.mark.parametrize("options", [{}, ALL], ids=["plain", "all"])
-@pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize("kernel", ["matmul", "simt"])
+LAUNCHES = [
+    (kernel, both, options, T)
+    for T in (1, 7, 64)
+    for kernel in ("matmul", "simt")
+    for both in (False, True)
+    for options in ({}, ALL)
+]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "both", "options", "T"),
+    [*LAUNCHES, pytest.param("matmul", True, ALL, 1000, id="long")],
+    ids=lambda value: None if isinstance(value, (str, int)) else "all" if value else "plain",
+)
 def test_a_run_is_one_launch(kernel, both, options, T):
     """A run is one graph on the current stream. It doesn't allocate, record an event, copy to the host or wait."""
     sequencer = make(kernel=kernel, bidirectional=both).sequencer(T, B, **options)
@@ -164,10 +174,13 @@ def test_lengths_on_the_gpu_are_clamped():
     lstm, rng = make(), np.random.default_rng(0)
     sequencer = lstm.sequencer(7, B, lengths=True)
     xs = lstm.asarray(rng.normal(size=(7, B, I)))
-    sequencer.lengths[...] = cupy.asarray([-3, 0, 4, 7, 99])
-    got = host(sequencer.run(xs)).copy()
+    wanted = host(sequencer.run(xs, lengths=[0, 0, 4, 7, 7])).copy()
+    for lengths in ([-3, 0, 4, 7, 99], [-(2**63), 0, 4, 7, 2**63 - 1], np.array([0, 0, 4, 7, 2**64 - 1], np.uint64)):
+        sequencer.reset()
+        np.testing.assert_array_equal(host(sequencer.run(lengths=cupy.asarray(lengths))), wanted)
     sequencer.reset()
-    np.testing.assert_array_equal(got, host(sequencer.run(lengths=[0, 0, 4, 7, 7])))
+    sequencer.lengths[...] = cupy.asarray([-3, 0, 4, 7, 99])
+    np.testing.assert_array_equal(host(sequencer.run()), wanted)
 
 
 def test_a_sequencer_on_another_device():

@@ -256,8 +256,8 @@ ARGUMENTS = {
     "kernels.py": [
         (
             "h and c_out swapped",
-            "        h=h_out,\n        c_out=c_out,",
-            "        h=c_out,\n        c_out=h_out,",
+            "        h=Matrix.of(h_out),\n        c_out=Matrix.of(c_out),",
+            "        h=Matrix.of(c_out),\n        c_out=Matrix.of(h_out),",
             "now any_cell edges",
         ),
         (

@@ -18,7 +18,7 @@ SEQUENCERS = {
             "nothing of a sequencer is kept",
             "held = self._parts, self._engines, self._marks, self._resets, self._graph",
             "held = ()",
-            "late order sequencer_that_is_deleted",
+            "late order sequencer_deleted",
         ),
         (
             "a run on the current device",

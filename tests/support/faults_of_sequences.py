@@ -145,19 +145,13 @@ SEQUENCES = {
     ],
     "sequence_form.py": [
         ("idle rows repeat the step before in time", "self.outputs[form.before(t)]", "self.outputs[t - 1]", ROWS),
-        (
-            "rows begin at any address",
-            "padded(shape[-1], dtype))",
-            "shape[-1])",
-            "now any_lstm row_by_row and emulated",
-        ),
     ],
     "static_sequence.py": [
         (
-            "products of old weights",
+            "states to reset to are not multiplied",
             "            self.queue_resets()\n        if",
-            "            self.queue_resets = lambda: None\n        if",
-            "now sequences set_weights",
+            "        if",
+            "now sequences are_steps",
         ),
         (
             "last outputs are not carried to the next chunk",

@@ -11,7 +11,7 @@ from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
 from fusedlstm.backends.cuda.runtime.graphs import captured
 from fusedlstm.backends.cuda.runtime.streams import Turns
 from fusedlstm.backends.cuda.runtime.strides import copy_steps
-from fusedlstm.backends.cuda.sequence_form import Form
+from fusedlstm.backends.cuda.sequence_form import Form, even_rows
 from fusedlstm.backends.cuda.static_sequence import StaticSequence, steps_that_fit
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class ChunkedSequence:
             run: the arguments and results for these layers, except the marks.
             marks: which rows take which steps, and where sequences begin.
         """
-        reset_to = None if marks.is_first is None else run.reset_to
+        reset_to = run.reset_to
+        reset_to = None if marks.is_first is None or reset_to is None else even_rows(reset_to, run.xs.shape[1])
         reset_rows = 0 if reset_to is None else len(reset_to[0].h)
         form = Form(run.xs.shape[1], marks.any, reset_rows, run.reverse, run.repeats and marks.any)
         graphs = self._take(engines, form)

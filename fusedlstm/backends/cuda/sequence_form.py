@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import cupy
 
 from fusedlstm.backends.cuda.device_weights import padded
+from fusedlstm.backends.cuda.runtime.strides import bits
+from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Sequence
 
-    from fusedlstm.state import LSTMState
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,19 @@ class Workspace:
         if self.array.nbytes < nbytes:
             self.array = cupy.empty((nbytes,), "uint8")
             self._all.append(self.array)
+
+
+def even_rows(states: Sequence[LSTMState], B: int) -> Sequence[LSTMState]:
+    """Return states that all have one row, or all B rows. If they differ, those of one row are repeated."""
+    if len({len(state.h) for state in states}) == 1:
+        return states
+    return [LSTMState(h=_repeated(state.h, B), c=_repeated(state.c, B)) for state in states]
+
+
+def _repeated(a: Any, B: int) -> Any:
+    all_rows = rows((B, a.shape[1]), a.dtype)
+    bits(all_rows)[...] = bits(a)
+    return all_rows
 
 
 def rows(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:

@@ -13,7 +13,8 @@ from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.graphs import captured
 from fusedlstm.backends.cuda.runtime.streams import Turns, is_captured
 from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows, copy_steps
-from fusedlstm.backends.cuda.sequence_form import Form, rows
+from fusedlstm.backends.cuda.sequence_form import Form, even_rows, rows
+from fusedlstm.backends.cuda.sequence_kernels import as_lengths
 from fusedlstm.backends.cuda.sequence_marks import Marks
 from fusedlstm.backends.cuda.static_sequence import StaticSequence
 from fusedlstm.backends.sequence_run import SequenceRun
@@ -52,7 +53,8 @@ class CudaSequencer:
         self._marks = Marks(form.T, **given)
         self._resets: Any = None  # of each layer and direction
         if form.reset_to is not None:
-            self._resets = [LSTMState(h=each.h.copy(), c=each.c.copy()) for each in form.reset_to]
+            copies = [LSTMState(h=each.h.copy(), c=each.c.copy()) for each in form.reset_to]
+            self._resets = even_rows(copies, form.B)
         self._parts: list[StaticSequence] = []
         with contextlib.ExitStack() as scope:
             scope.callback(_close, self._parts)
@@ -126,8 +128,11 @@ class CudaSequencer:
         with self._turn():
             if to is self.buffers.xs:
                 copy_steps(to, values)
-            else:
-                to[...] = cupy.asarray(values)
+                return
+            values = cupy.asarray(values)
+            if to is self.buffers.lengths:
+                values = as_lengths(values, self._form.T)
+            to[...] = values
 
     def run(self, engines: Sequence[CudaCell]) -> None:
         """Queue a run on the current stream."""
