@@ -33,7 +33,8 @@ class LSTM(Sequenceable):
 
     A state is always a tuple of LSTMState, one for each layer and direction. The order is PyTorch's: layer 0 forward,
     layer 0 backward, layer 1 forward ... An LSTM holds weights but no state. Several threads may call it at once, and a
-    signal handler may call it during another call. The same call always gives the same bits.
+    signal handler may call it during another call. Only while a GPU's first sequence of a new batch size captures its
+    graphs does such a nested call raise RuntimeError. The same call always gives the same bits.
 
     As with `LSTMCell`, arrays on the LSTM's device may come from any library that shares its memory, even from several
     at once. Only sequences whose steps are not contiguous are copied, part by part. Results are in the library of x.
