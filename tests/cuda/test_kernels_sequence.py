@@ -172,7 +172,7 @@ def instances(name):
 
 
 @pytest.fixture(scope="module")
-def pointwise():
+def sequence_pointwise():
     return {name: Module(KERNELS / "pointwise.cu", list(map(str, instances(name))), mode="check") for name in DTYPES}
 
 
@@ -302,17 +302,17 @@ def assert_outputs(name, arrays, before, steps):
 @pytest.mark.parametrize(
     ("name", "instance"), [pytest.param(name, i, id=f"{name}-{i}") for name in DTYPES for i in instances(name)]
 )
-def test_step_after_a_product(pointwise, name, instance, schedule):
+def test_step_after_a_product(sequence_pointwise, name, instance, schedule):
     """This is lstm_pointwise, with its flags, its copy and what idle rows repeat."""
     for layout in LAYOUTS:
         arrays = random_arrays(instance, layout)
         before = copies(arrays)
-        launch_in_sequence(pointwise[name].function(str(instance)), instance.width, arrays, schedule)
+        launch_in_sequence(sequence_pointwise[name].function(str(instance)), instance.width, arrays, schedule)
         assert_in_sequence(instance, arrays, before)
 
 
 @pytest.mark.parametrize("width", [1, 4])
-def test_step_after_a_product_beyond_2_to_31(pointwise, width):
+def test_step_after_a_product_beyond_2_to_31(sequence_pointwise, width):
     """Rows have 2^30 units, of which only the first vector exists. Every array's index exceeds 32 bits."""
     instance = next(i for i in instances("__half") if i.width == width and i.reset and i.peephole)
     random, B = np.random.default_rng(0), 3
@@ -323,7 +323,7 @@ def test_step_after_a_product_beyond_2_to_31(pointwise, width):
     for flag in (0, RESET, IDLE):
         arrays["flags"] = np.full(B, flag, np.uint8).view(np.bool_)
         before = copies(arrays)
-        launch_in_sequence(pointwise["__half"].function(str(instance)), width, arrays, N=FAR)
+        launch_in_sequence(sequence_pointwise["__half"].function(str(instance)), width, arrays, N=FAR)
         near = before | {name: before[name].reshape(B, -1) for name in gates} | {"bias": before["bias"].reshape(-1)}
         assert_in_sequence(instance, arrays, near)
 

@@ -99,6 +99,8 @@ class Runner:
             for t in here[::-1] if case.reverse else here:
                 h = self.step(xs[t], h, c, outputs[t], last, flags[t - start])
                 last = outputs[t] if case.last else None
+            if last is not None:  # a chunk leaves it to the next one in memory that isn't aligned
+                last = cupy.concatenate([last[:, :1], last], axis=1)[:, 1:]
         return outputs, LSTMState(h=h, c=c)
 
     def step(self, x, h, c, output, last, flags):
