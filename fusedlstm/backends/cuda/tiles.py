@@ -99,9 +99,9 @@ ALL = (
 
 # Up to this many rows, a kernel takes a smaller tile. All tiles of a kernel give a row the same bits.
 _FEW_TENSOR, _FEW_SIMT, _MORE_SIMT = 8, 64, 2048
-# From this many units on, products take so much longer than what follows them that a block may be alone on a
-# multiprocessor, where nothing overlaps the two.
-_MANY_UNITS = 256
+# From this many units on, products take so much longer than what follows them that a wide tile is no slower. Its block
+# is alone on a multiprocessor, where nothing overlaps the two. A model says so (benchmarks/predictions.py).
+_MANY_UNITS = 512
 
 
 def tile_of(kernel: str, B: int, units: int, dtype: np.dtype[Any], capability: int) -> Tile:
