@@ -12,7 +12,7 @@ import time
 from benchmarks.kernel_table.sizes import SIZES
 
 # Batches, and units N = I, for which a kernel has different tiles.
-_TILES = ((8, 128), (64, 128), (1024, 128), (4096, 128), (4096, 256))
+_TILES = ((8, 128), (64, 128), (1024, 128), (4096, 128), (4096, 512))
 
 
 def compile_all(*, until: float) -> None:

@@ -92,7 +92,6 @@ PUT = "staging.cuh: put", "store"
 PLANTED_AFTER = [
     ("medium", "float", "staging.cuh", "halves of rows in the same banks", SWIZZLE, "(row >> 1 & 3)", (*PUT, 8)),
     ("simt", "float", "simt.cuh", "groups of units far apart", "(256 / L) + L / 8 * g", "(256 / L) * 2 + g", (*PUT, 4)),
-    ("simt64", "double", "simt.cuh", "16 units of a row", "/ 8 % (32 / L)", "/ 16 % (32 / L)", (*PUT, 8)),
     ("small8", "__half", "tensor_small.cuh", "units in order", "unit ^ unit >> 2", "unit", SUM),
 ]
 

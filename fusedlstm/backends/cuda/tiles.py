@@ -99,8 +99,8 @@ ALL = (
 
 # Up to this many rows, a kernel takes a smaller tile. All tiles of a kernel give a row the same bits.
 _FEW_TENSOR, _FEW_SIMT, _MORE_SIMT = 8, 64, 2048
-# From this many units on, products take so much longer than what follows them that a block may be alone on a
-# multiprocessor, where nothing overlaps the two.
+# From this many units on, products take so much longer than what follows them that a wide tile is no slower. Its block
+# is alone on a multiprocessor, where nothing overlaps the two. A model says so (benchmarks/predictions.py).
 _MANY_UNITS = 512
 
 
