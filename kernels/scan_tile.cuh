@@ -1,0 +1,70 @@
+// Rows of h times weights that stay in registers from step to step, on tensor cores.
+//
+// As in tensor_small.cuh, weights are the operand A of mma.sync, and 8 rows of h are B. A warp has all of K
+// for 16 units. One tile of A is the gates i and f of 8 units, another is g and o. So a thread's sums are all
+// gates of its two neighbouring units, in two rows of each 8.
+#pragma once
+
+#include "tensor.cuh"
+
+template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
+  typedef T_ T;
+  static constexpr int UNITS = UNITS_, ROWS = ROWS_, BATCHES = ROWS / 8;
+  static constexpr int WARP_UNITS = 16, WARPS = UNITS / WARP_UNITS, THREADS = 32 * WARPS;
+  static constexpr int K_TILES = UNITS * (int)sizeof(T) / TILE_ROW, STEPS = 2 * K_TILES;
+  static constexpr int H_BYTES = ROWS * K_TILES * TILE_ROW;  // of all h of the rows, in tiles of staging.cuh
+  static_assert(UNITS % 32 == 0 && ROWS % 8 == 0, "whole tiles");
+
+  unsigned weights[2][2][STEPS][4];  // of each unit: i and f, g and o
+
+  // The first of a thread's two units, and of its two rows among 8.
+  MEMBER static int unit() { return threadIdx.x / 32 * WARP_UNITS + threadIdx.x % 32 / 4 * 2; }
+  MEMBER static int row() { return threadIdx.x % 4 * 2; }
+
+  // Loads the weights of h: UNITS / 8 groups of 32 rows, as interleave.cu lays them out. Beyond the first
+  // `tiles` of K they are zeros.
+  MEMBER void load_weights(const Matrix<const T>& from, int tiles) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int of = unit() + e;
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate) {
+        const T* row = from.at + (of / 8 * 32 + gate * 8 + of % 8) * from.stride;
+        const unsigned* words = reinterpret_cast<const unsigned*>(row) + threadIdx.x % 4;
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            weights[e][gate / 2][step][half * 2 + gate % 2] = step / 2 < tiles ? words[step * 8 + half * 4] : 0;
+          }
+        }
+      }
+    }
+  }
+
+  // Adds the products of 8 rows of h. sums[e][k]: tile k of unit e.
+  MEMBER void multiply(const unsigned char* h, int batch, float (&sums)[2][2][4]) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int tile = 0; tile < K_TILES; ++tile) {
+      unsigned b[4];  // of both steps
+      load_matrix_x4(b, h + tile * ROWS * TILE_ROW + place(batch * 8 + lane % 8, lane / 8));
+      round_to_operand<T>(b);
+#pragma unroll
+      for (int step = 0; step < 2; ++step) {
+        const unsigned pair[2] = {b[2 * step], b[2 * step + 1]};
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          multiply_add<T>(sums[k / 2][k % 2], weights[k / 2][k % 2][tile * 2 + step], pair);
+        }
+      }
+    }
+  }
+
+  // Where a thread's two units of a row of h are.
+  MEMBER static T* own(unsigned char* h, int row) {
+    const int each = CHUNK / (int)sizeof(T), column = unit();
+    unsigned char* tile = h + column / (each * CHUNKS) * ROWS * TILE_ROW;
+    return reinterpret_cast<T*>(tile + place(row, column / each % CHUNKS)) + column % each;
+  }
+};
