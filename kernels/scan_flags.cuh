@@ -6,22 +6,19 @@
 // The bits of a row's flags. An idle row isn't reset.
 enum ScanFlag { RESETS = 1, IDLE = 2 };
 
-// The flags of the last steps in shared memory. A step reads its own and those of the next one.
+// The flags of a few steps in shared memory. A step reads its own and those of the next one, while the block
+// loads those after it.
 template <int ROWS> struct ScanFlags {
   static constexpr int KEPT = 4, BYTES = KEPT * ROWS;  // a power of two, at least 3
 
   unsigned char* kept;
-  const unsigned char* from;  // of this thread's row; null: none
-  i64 stride, steps;
 
-  // Loads the flags of this thread's row, if it has one, at the step `number`.
-  MEMBER unsigned char ahead(i64 number) const {
-    if (!from || number >= steps) return 0;
-    const unsigned char flags = from[number * stride];
-    return flags & IDLE ? IDLE : flags & RESETS;
+  MEMBER unsigned char* at(int step, int row) const { return kept + (step & (KEPT - 1)) * ROWS + row; }
+
+  // Keeps the flags of this thread's row, if it has one.
+  MEMBER void keep(int step, unsigned char flags) const {
+    if (threadIdx.x < ROWS) *at(step, threadIdx.x) = flags & IDLE ? IDLE : flags & RESETS;
   }
-  MEMBER void keep(i64 number, unsigned char flags) const {
-    if (threadIdx.x < ROWS) kept[number % KEPT * ROWS + threadIdx.x] = flags;
-  }
-  MEMBER bool is(i64 number, int row, ScanFlag flag) const { return kept[number % KEPT * ROWS + row] & flag; }
+  // The flags of a row and of the next one. The row is even.
+  MEMBER Vector<unsigned char, 2> of(int step, int row) const { return load<2>(at(step, row)); }
 };

@@ -17,25 +17,38 @@ template <class Tile> struct ScanGates {
   static constexpr int BYTES = Tile::WARPS * Tile::BATCHES * BATCH * CHUNK;
 
   unsigned char* own;  // of the warp
+  const float* from;   // this thread's part of the step to copy
+  int stride, count, N;
 
-  MEMBER explicit ScanGates(unsigned char* shared)
-      : own(shared + threadIdx.x / 32 * Tile::BATCHES * BATCH * CHUNK) {}
+  // `step` is the block's first row at the first step. Rows from `count` on, and units from N on, are zeros.
+  MEMBER ScanGates(unsigned char* shared, const float* step, int stride, int count, int N)
+      : own(shared + threadIdx.x / 32 * Tile::BATCHES * BATCH * CHUNK),
+        from(step + (i64)(threadIdx.x % 32 / ROW) * stride + 4 * unit_copied()),
+        stride(stride),
+        count(count),
+        N(N) {}
 
+  MEMBER static int unit_copied() { return threadIdx.x / 32 * Tile::WARP_UNITS + threadIdx.x % ROW; }
   MEMBER unsigned char* at(int batch, int row, int unit) const {
     const int swizzled = unit ^ (row / 2 % 2 | row / 4 * 4);
     return own + (batch * BATCH + row * ROW + swizzled) * CHUNK;
   }
 
-  // Queues the copies of 8 rows of a step. Rows from `count` on, and units from N on, become zeros.
-  MEMBER void queue(int batch, const float* step, i64 stride, int count, int N) const {
-    const int lane = threadIdx.x % 32, unit = lane % ROW;
-    const int of_all = threadIdx.x / 32 * Tile::WARP_UNITS + unit;
+  // Goes to another step, this many elements away.
+  MEMBER void advance(i64 elements) { from += elements; }
+
+  // Queues the copies of 8 rows, or of nothing, as one group.
+  MEMBER void queue(int batch, bool copies) const {
+    if (copies) {
 #pragma unroll
-    for (int k = 0; k < BATCH / 32; ++k) {
-      const int row = k * 2 + lane / ROW, of_block = batch * 8 + row;
-      const bool exists = of_block < count && of_all < N;
-      copy_async_16(at(batch, row, unit), exists ? step + of_block * stride + of_all * 4 : step, exists ? CHUNK : 0);
+      for (int k = 0; k < BATCH / 32; ++k) {
+        const int row = k * 2 + threadIdx.x % 32 / ROW;
+        const bool exists = batch * 8 + row < count && unit_copied() < N;
+        const float* of_row = from + (i64)(batch * 8 + k * 2) * stride;
+        copy_async_16(at(batch, row, threadIdx.x % ROW), of_row, exists ? CHUNK : 0);
+      }
     }
+    copy_async_commit();
   }
 
   // Starts the sums of a thread's units, in the layout of Tile::multiply.

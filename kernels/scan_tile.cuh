@@ -35,7 +35,8 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
         for (int step = 0; step < STEPS; ++step) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
-            weights[e][gate / 2][step][half * 2 + gate % 2] = step / 2 < tiles ? words[step * 8 + half * 4] : 0;
+            weights[e][gate / 2][step][half * 2 + gate % 2] =
+                step / 2 < tiles ? words[step * 8 + half * 4] : 0;
           }
         }
       }
