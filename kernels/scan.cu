@@ -22,7 +22,7 @@ template <typename T> struct ScanDirection {
   Matrix<T> h_out;    // (B, N) after the last step; may be h
   Matrix<A> c_out;    // may be c
   Series<const unsigned char>
-      flags;                // (T, B), bits of ScanFlag; null only without FLAGS, like the next three
+      flags;                // (T, B), see flags.cuh; null only without FLAGS, like the next three
   Matrix<const T> reset_h;  // (B, N), or one row; null: zeros
   Matrix<const A> reset_c;  // (B, N), or one row; null: zeros
   Matrix<T> last;           // (B, N): each row's last output before, and after; null only without LAST
@@ -96,7 +96,8 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArgument
   constexpr int ROWS = Tile::ROWS, BATCHES = Tile::BATCHES;
   DYNAMIC_SHARED_ARRAY(unsigned char, shared);
   unsigned char* const hs = shared + ScanGates<Tile>::BYTES;
-  A* const states = reinterpret_cast<A*>(hs + 2 * Tile::H_BYTES);
+  unsigned char* const weights = hs + 2 * Tile::H_BYTES;
+  A* const states = reinterpret_cast<A*>(weights + Tile::WEIGHT_BYTES);
   T* const lasts = reinterpret_cast<T*>(states + (BATCHES > 1 ? ROWS * Tile::UNITS : 0));
   SHARED_ARRAY(unsigned char, kept_flags, ScanFlags<ROWS>::BYTES);
   SHARED_ARRAY(A, bias, 4 * Tile::UNITS);  // here, parameters take no registers
@@ -137,7 +138,7 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArgument
     }
   }
   Tile tile;
-  tile.load_weights(d.weight, (N + Operands<T>::K - 1) / Operands<T>::K);
+  tile.load_weights(weights, d.weight, (N + Operands<T>::K - 1) / Operands<T>::K);
   __syncthreads();
 
   Vector<A, 2> c[2];  // of the batch
@@ -147,7 +148,7 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArgument
     for (int r = 0; r < 2; ++r) {
       const int row = batch * 8 + Tile::row() + r, there = row < count ? exist : 0;
       const i64 at = first_row + row;
-      const bool resets = FLAGS != NO_FLAGS && flags.of(0, row - r).at[r] & RESETS;
+      const bool resets = FLAGS != NO_FLAGS && flags.of(0, row - r).at[r] == FLAG_RESET;
       c[r] = load_units<W>(row_at(resets ? d.reset_c : d.c, at, unit), there);
       store<2>(Tile::own(hs, row), load_units<W>(row_at(resets ? d.reset_h : d.h, at, unit), there));
       if (BATCHES > 1) store<2>(own(states, batch, r), c[r]);
@@ -203,14 +204,14 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArgument
         h = keep_h<FUNCTIONS::ZONEOUT_H>(Tile::own(now, row), h);
         Vector<T, 2> output = d.input.at ? sum(h, more[r]) : h;
         if (FLAGS != NO_FLAGS) {
-          const bool idle = of_now.at[r] & IDLE;
+          const bool idle = of_now.at[r] & FLAG_IDLE;
           Vector<T, 2> instead = {};
           if (FLAGS == LAST) instead = load<2>(own(lasts, batch, r));
           c[r] = select(idle, before, c[r]);
           h = select(idle, load<2>(Tile::own(now, row)), h);
           output = select(idle, instead, output);
           if (FLAGS == LAST) store<2>(own(lasts, batch, r), output);
-          if (of_next.at[r] & RESETS) {
+          if (of_next.at[r] == FLAG_RESET) {
             const int there = row < count ? exist : 0;
             h = load_units<W>(row_at(d.reset_h, first_row + row, unit), there);
             c[r] = load_units<W>(row_at(d.reset_c, first_row + row, unit), there);

@@ -1,10 +1,8 @@
 // What a block's rows do at each step: they step, are reset first, or are idle.
 #pragma once
 
+#include "flags.cuh"
 #include "primitives.cuh"
-
-// The bits of a row's flags. An idle row isn't reset.
-enum ScanFlag { RESETS = 1, IDLE = 2 };
 
 // The flags of a few steps in shared memory. A step reads its own and those of the next one, while the block
 // loads those after it.
@@ -17,7 +15,7 @@ template <int ROWS> struct ScanFlags {
 
   // Keeps the flags of this thread's row, if it has one.
   MEMBER void keep(int step, unsigned char flags) const {
-    if (threadIdx.x < ROWS) *at(step, threadIdx.x) = flags & IDLE ? IDLE : flags & RESETS;
+    if (threadIdx.x < ROWS) *at(step, threadIdx.x) = flags;
   }
   // The flags of a row and of the next one. The row is even.
   MEMBER Vector<unsigned char, 2> of(int step, int row) const { return load<2>(at(step, row)); }

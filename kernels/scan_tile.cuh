@@ -3,6 +3,8 @@
 // As in tensor_small.cuh, weights are the operand A of mma.sync, and 8 rows of h are B. A warp has all of K
 // for 16 units. One tile of A is the gates i and f of 8 units, another is g and o. So a thread's sums are all
 // gates of its two neighbouring units, in two rows of each 8.
+//
+// Weights that would take too many registers wait in shared memory.
 #pragma once
 
 #include "tensor.cuh"
@@ -14,33 +16,41 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
   static constexpr int K_TILES = UNITS * (int)sizeof(T) / TILE_ROW, STEPS = 2 * K_TILES;
   static constexpr int H_BYTES = ROWS * K_TILES * TILE_ROW;  // of all h of the rows, in tiles of staging.cuh
   static_assert(UNITS % 32 == 0 && ROWS % 8 == 0, "whole tiles");
+  // The steps of K whose weights are in registers, and the bytes of the others.
+  static constexpr int MOST_STEPS = 10, KEPT = sizeof(T) == 2 || STEPS < MOST_STEPS ? STEPS : MOST_STEPS;
+  static constexpr int WEIGHT_BYTES = (STEPS - KEPT) * 4 * THREADS * CHUNK;
 
-  unsigned weights[2][2][STEPS][4];  // of each unit: i and f, g and o
+  unsigned weights[2][2][KEPT][4];  // of each unit: i and f, g and o
+  unsigned char* others;            // (STEPS - KEPT, 4, THREADS) of four words
 
   // The first of a thread's two units, and of its two rows among 8.
   MEMBER static int unit() { return threadIdx.x / 32 * WARP_UNITS + threadIdx.x % 32 / 4 * 2; }
   MEMBER static int row() { return threadIdx.x % 4 * 2; }
 
   // Loads the weights of h: UNITS / 8 groups of 32 rows, as interleave.cu lays them out. Beyond the first
-  // `tiles` of K they are zeros.
-  MEMBER void load_weights(const Matrix<const T>& from, int tiles) {
+  // `tiles` of K they are zeros. `shared` has WEIGHT_BYTES, which only this thread uses.
+  MEMBER void load_weights(unsigned char* shared, const Matrix<const T>& from, int tiles) {
+    others = shared;
 #pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const int of = unit() + e;
+    for (int k = 0; k < 4; ++k) {
 #pragma unroll
-      for (int gate = 0; gate < 4; ++gate) {
-        const T* row = from.at + (of / 8 * 32 + gate * 8 + of % 8) * from.stride;
-        const unsigned* words = reinterpret_cast<const unsigned*>(row) + threadIdx.x % 4;
+      for (int step = 0; step < STEPS; ++step) {
+        Vector<unsigned, 4> words;
 #pragma unroll
-        for (int step = 0; step < STEPS; ++step) {
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            weights[e][gate / 2][step][half * 2 + gate % 2] =
-                step / 2 < tiles ? words[step * 8 + half * 4] : 0;
-          }
+        for (int word = 0; word < 4; ++word) {
+          const int of = unit() + k / 2, gate = k % 2 * 2 + word % 2;
+          const T* row = from.at + (of / 8 * 32 + gate * 8 + of % 8) * from.stride;
+          const int at = step * 8 + word / 2 * 4 + threadIdx.x % 4;
+          words.at[word] = step / 2 < tiles ? reinterpret_cast<const unsigned*>(row)[at] : 0;
+          if (step < KEPT) weights[k / 2][k % 2][step < KEPT ? step : 0][word] = words.at[word];
         }
+        if (step >= KEPT) store<4>(other(step, k), words);
       }
     }
+  }
+
+  MEMBER unsigned* other(int step, int k) const {
+    return reinterpret_cast<unsigned*>(others + (((step - KEPT) * 4 + k) * THREADS + threadIdx.x) * CHUNK);
   }
 
   // Adds the products of 8 rows of h. sums[e][k]: tile k of unit e.
@@ -56,7 +66,13 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
         const unsigned pair[2] = {b[2 * step], b[2 * step + 1]};
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          multiply_add<T>(sums[k / 2][k % 2], weights[k / 2][k % 2][tile * 2 + step], pair);
+          const int of = tile * 2 + step;
+          if (of < KEPT) {
+            multiply_add<T>(sums[k / 2][k % 2], weights[k / 2][k % 2][of < KEPT ? of : 0], pair);
+          } else {
+            const Vector<unsigned, 4> a = load<4>(other(of, k));
+            multiply_add<T>(sums[k / 2][k % 2], a.at, pair);
+          }
         }
       }
     }
