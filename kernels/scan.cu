@@ -165,6 +165,10 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArgument
     gates.advance(way * d.x.step);
 #pragma unroll 1
     for (int batch = 0; batch < BATCHES; ++batch) {
+      if (BATCHES > 1 && batch * 8 >= count) {  // no row is there; its group of copies is empty, too
+        copy_async_commit();
+        continue;
+      }
       const int first = batch * 8 + Tile::row();
       float sums[2][2][4];
       copy_async_wait<BATCHES - 1>();

@@ -17,7 +17,7 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
   static constexpr int H_BYTES = ROWS * K_TILES * TILE_ROW;  // of all h of the rows, in tiles of staging.cuh
   static_assert(UNITS % 32 == 0 && ROWS % 8 == 0, "whole tiles");
   // The steps of K whose weights are in registers, and the bytes of the others.
-  static constexpr int MOST_STEPS = 10, KEPT = sizeof(T) == 2 || STEPS < MOST_STEPS ? STEPS : MOST_STEPS;
+  static constexpr int MOST_STEPS = 11, KEPT = sizeof(T) == 2 || STEPS < MOST_STEPS ? STEPS : MOST_STEPS;
   static constexpr int WEIGHT_BYTES = (STEPS - KEPT) * 4 * THREADS * CHUNK;
 
   unsigned weights[2][2][KEPT][4];  // of each unit: i and f, g and o
