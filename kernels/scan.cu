@@ -17,18 +17,17 @@ template <typename T> struct ScanDirection {
   Series<const A> x;       // (T, B, 4N): the gates i, f, g, o of a unit side by side
   Matrix<const T> weight;  // interleaved: see device_weights.py; from h's first column on
   Cell<T> cell;
-  Matrix<const T> h;  // (B, N) before the first step; null: zeros
-  Matrix<const A> c;  // the same for c
-  Matrix<T> h_out;    // (B, N) after the last step; may be h
-  Matrix<A> c_out;    // may be c
-  Series<const unsigned char>
-      flags;                // (T, B), see flags.cuh; null only without FLAGS, like the next three
-  Matrix<const T> reset_h;  // (B, N), or one row; null: zeros
-  Matrix<const A> reset_c;  // (B, N), or one row; null: zeros
-  Matrix<T> last;           // (B, N): each row's last output before, and after; null only without LAST
-  Series<T> out;            // (T, B, N)
-  Series<const T> input;    // (T, B, N), added to the output; or null
-  i64 reverse;              // walks from the last step to the first
+  Matrix<const T> h;                  // (B, N) before the first step; null: zeros
+  Matrix<const A> c;                  // the same for c
+  Matrix<T> h_out;                    // (B, N) after the last step; may be h
+  Matrix<A> c_out;                    // may be c
+  Series<const unsigned char> flags;  // (T, B), see flags.cuh; null only without FLAGS, like the next three
+  Matrix<const T> reset_h;            // (B, N), or one row; null: zeros
+  Matrix<const A> reset_c;            // (B, N), or one row; null: zeros
+  Matrix<T> last;         // (B, N): each row's last output before, and after; null only without LAST
+  Series<T> out;          // (T, B, N)
+  Series<const T> input;  // (T, B, N), added to the output; or null
+  i64 reverse;            // walks from the last step to the first
 };
 
 template <typename T> struct ScanArguments {
@@ -109,6 +108,8 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArgument
   const int steps = (int)a.steps, N = (int)d.cell.N;
   const int unit = Tile::unit(),
             exist = N - unit;  // the thread's first unit, and how many exist from there on
+  Tile tile;                   // its weights come first, while other registers are free
+  tile.load_weights(weights, d.weight, (N + Operands<T>::K - 1) / Operands<T>::K);
   const i64 last_step = steps > 0 ? steps - 1 : 0, begin = d.reverse ? last_step : 0,
             way = d.reverse ? -1 : 1;
   ScanGates<Tile> gates(shared, row_at(d.x, begin, first_row, 0), (int)d.x.row, count, N);
@@ -137,8 +138,6 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArgument
       peepholes[k % 4 * Tile::UNITS + k / 4] = exists ? d.cell.peephole[k % 4 * N + k / 4] : Narrow<T>::of(0);
     }
   }
-  Tile tile;
-  tile.load_weights(weights, d.weight, (N + Operands<T>::K - 1) / Operands<T>::K);
   __syncthreads();
 
   Vector<A, 2> c[2];  // of the batch

@@ -17,7 +17,7 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
   static constexpr int H_BYTES = ROWS * K_TILES * TILE_ROW;  // of all h of the rows, in tiles of staging.cuh
   static_assert(UNITS % 32 == 0 && ROWS % 8 == 0, "whole tiles");
   // The steps of K whose weights are in registers, and the bytes of the others.
-  static constexpr int MOST_STEPS = 11, KEPT = sizeof(T) == 2 || STEPS < MOST_STEPS ? STEPS : MOST_STEPS;
+  static constexpr int MOST_STEPS = 8, KEPT = sizeof(T) == 2 || STEPS < MOST_STEPS ? STEPS : MOST_STEPS;
   static constexpr int WEIGHT_BYTES = (STEPS - KEPT) * 4 * THREADS * CHUNK;
 
   unsigned weights[2][2][KEPT][4];  // of each unit: i and f, g and o
@@ -31,21 +31,28 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
   // `tiles` of K they are zeros. `shared` has WEIGHT_BYTES, which only this thread uses.
   MEMBER void load_weights(unsigned char* shared, const Matrix<const T>& from, int tiles) {
     others = shared;
+    // A word of the weights of step `step`, tile k of A.
+    auto word_at = [&](int step, int k, int word) -> unsigned {
+      const int of = unit() + k / 2, gate = k % 2 * 2 + word % 2;
+      const T* row = from.at + (of / 8 * 32 + gate * 8 + of % 8) * from.stride;
+      const int at = step * 8 + word / 2 * 4 + threadIdx.x % 4;
+      return step / 2 < tiles ? reinterpret_cast<const unsigned*>(row)[at] : 0;
+    };
+#pragma unroll 1
+    for (int k = 0; k < (STEPS - KEPT) * 4; ++k) {
+      Vector<unsigned, 4> words;
+#pragma unroll
+      for (int word = 0; word < 4; ++word) words.at[word] = word_at(KEPT + k / 4, k % 4, word);
+      store<4>(other(KEPT + k / 4, k % 4), words);
+    }
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
 #pragma unroll
-      for (int step = 0; step < STEPS; ++step) {
-        Vector<unsigned, 4> words;
+      for (int step = 0; step < KEPT; ++step) {
 #pragma unroll
-        for (int word = 0; word < 4; ++word) {
-          const int of = unit() + k / 2, gate = k % 2 * 2 + word % 2;
-          const T* row = from.at + (of / 8 * 32 + gate * 8 + of % 8) * from.stride;
-          const int at = step * 8 + word / 2 * 4 + threadIdx.x % 4;
-          words.at[word] = step / 2 < tiles ? reinterpret_cast<const unsigned*>(row)[at] : 0;
-          if (step < KEPT) weights[k / 2][k % 2][step < KEPT ? step : 0][word] = words.at[word];
-        }
-        if (step >= KEPT) store<4>(other(step, k), words);
+        for (int word = 0; word < 4; ++word) weights[k / 2][k % 2][step][word] = word_at(step, k, word);
       }
+      __syncwarp();  // or too many loads would be in flight for the registers
     }
   }
 

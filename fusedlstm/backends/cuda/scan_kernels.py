@@ -25,6 +25,7 @@ _PAIR = 2  # units that a thread moves as one, if sizes and addresses allow it
 _GROUP = 32  # units of the two warps that a block has at least
 _MOST_UNITS = 128
 _ROWS = (8, 16, 32, 64)  # of a block
+_MOST_STEPS = 8  # of K, whose weights are in registers; the others wait in shared memory
 _ENOUGH_BLOCKS = 128  # for a GPU; then more blocks would only have fewer rows
 # Bytes of shared memory of a block by compute capability; others have at least the least of them.
 _SHARED = {80: 163 << 10, 87: 163 << 10, 90: 227 << 10, 100: 227 << 10, 103: 227 << 10}
@@ -59,7 +60,7 @@ class ScanTile:
         """Return the dynamic shared memory of a block."""
         gates, h, c = (self.rows * self.units * each for each in (16, dtype.itemsize, 4))
         steps = self.units * dtype.itemsize // 32  # of K
-        weights = 0 if dtype.itemsize == 2 else max(steps - 10, 0) * 4 * self.threads * 16
+        weights = 0 if dtype.itemsize == 2 else max(steps - _MOST_STEPS, 0) * 4 * self.threads * 16
         return gates + 2 * h + weights + (c if self.rows > _ROWS[0] else 0) + (h if flags == LAST else 0)
 
 
