@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArgument
   const int unit = Tile::unit(),
             exist = N - unit;  // the thread's first unit, and how many exist from there on
   Tile tile;                   // its weights come first, while other registers are free
-  tile.load_weights(weights, d.weight, (N + Operands<T>::K - 1) / Operands<T>::K);
+  tile.load_weights(weights, d.weight, N);
   const i64 last_step = steps > 0 ? steps - 1 : 0, begin = d.reverse ? last_step : 0,
             way = d.reverse ? -1 : 1;
   ScanGates<Tile> gates(shared, row_at(d.x, begin, first_row, 0), (int)d.x.row, count, N);

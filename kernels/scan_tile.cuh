@@ -17,7 +17,7 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
   static constexpr int H_BYTES = ROWS * K_TILES * TILE_ROW;  // of all h of the rows, in tiles of staging.cuh
   static_assert(UNITS % 32 == 0 && ROWS % 8 == 0, "whole tiles");
   // The steps of K whose weights are in registers, and the bytes of the others.
-  static constexpr int MOST_STEPS = 8, KEPT = sizeof(T) == 2 || STEPS < MOST_STEPS ? STEPS : MOST_STEPS;
+  static constexpr int MOST_STEPS = 8, KEPT = STEPS < MOST_STEPS ? STEPS : MOST_STEPS;
   static constexpr int WEIGHT_BYTES = (STEPS - KEPT) * 4 * THREADS * CHUNK;
 
   unsigned weights[2][2][KEPT][4];  // of each unit: i and f, g and o
@@ -27,16 +27,17 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
   MEMBER static int unit() { return threadIdx.x / 32 * WARP_UNITS + threadIdx.x % 32 / 4 * 2; }
   MEMBER static int row() { return threadIdx.x % 4 * 2; }
 
-  // Loads the weights of h: UNITS / 8 groups of 32 rows, as interleave.cu lays them out. Beyond the first
-  // `tiles` of K they are zeros. `shared` has WEIGHT_BYTES, which only this thread uses.
-  MEMBER void load_weights(unsigned char* shared, const Matrix<const T>& from, int tiles) {
+  // Loads the weights of h: UNITS / 8 groups of 32 rows, as interleave.cu lays them out. If they end
+  // before the last tile of K, it is zeros. `shared` has WEIGHT_BYTES; a thread uses its own part of them.
+  MEMBER void load_weights(unsigned char* shared, const Matrix<const T>& from, int N) {
+    const bool whole = sizeof(T) == 2 || N > (K_TILES - 1) * (TILE_ROW / (int)sizeof(T));
     others = shared;
     // A word of the weights of step `step`, tile k of A.
     auto word_at = [&](int step, int k, int word) -> unsigned {
       const int of = unit() + k / 2, gate = k % 2 * 2 + word % 2;
       const T* row = from.at + (of / 8 * 32 + gate * 8 + of % 8) * from.stride;
       const int at = step * 8 + word / 2 * 4 + threadIdx.x % 4;
-      return step / 2 < tiles ? reinterpret_cast<const unsigned*>(row)[at] : 0;
+      return step / 2 < K_TILES - 1 || whole ? reinterpret_cast<const unsigned*>(row)[at] : 0;
     };
 #pragma unroll 1
     for (int k = 0; k < (STEPS - KEPT) * 4; ++k) {

@@ -16,7 +16,6 @@ from fusedlstm.backends.cuda.arguments import (
     SlotRows,
     StepArguments,
 )
-from fusedlstm.backends.cuda.function_types import functions_type
 from fusedlstm.backends.cuda.scan_kernels import LAST, NO_FLAGS, ScanTile, gate_order, scan_kernel
 from fusedlstm.functions import Functions
 
@@ -26,8 +25,8 @@ from support.step_cases import columns_of, interleaved, reset_rows, step_name, t
 from support.structs import by_value, matrix
 
 RESET, IDLE = 1, 2
+TANH = Functions()
 STEP_TILE = tiles.TENSOR_MEDIUM  # its sums are in the same order: K of x, K of h, then the bias
-FLAGS_NAMES = ("NO_FLAGS", "ZEROS", "LAST")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Instance:
 
     dtype: str
     tile: ScanTile
-    functions: Functions = Functions()
+    functions: Functions = TANH
     peephole: bool = False
     clip: bool = False
     flags: int = NO_FLAGS
@@ -114,15 +113,13 @@ def random_flags(random, kind, T, B):
     return flags
 
 
-def random_scan(instance, layout, seed=0, I=5):  # noqa: E741
+def random_scan(instance, layout, seed=0, I=5):
     """Return random arrays by name. The state of rows that are reset at once is NaN, where nothing else reads it."""
     T, B, N, W = layout.T, layout.B, layout.N, instance.width
     random = np.random.default_rng(seed)
     dtype, A = DTYPES[instance.dtype], DTYPES[state_type(instance.dtype)]
     tf32 = instance.dtype == "float"
-    weight_ih, weight_hh = (
-        (random.standard_normal((4 * N, width)) / np.sqrt(I + N)).astype(dtype) for width in (I, N)
-    )
+    weight_ih, weight_hh = ((random.standard_normal((4 * N, width)) / np.sqrt(I + N)).astype(dtype) for width in (I, N))
     if tf32:
         weight_ih, weight_hh = (to_tf32(each).astype(dtype) for each in (weight_ih, weight_hh))
     x = random.standard_normal((T, B, I)).astype(dtype)
@@ -158,10 +155,6 @@ def random_scan(instance, layout, seed=0, I=5):  # noqa: E741
     if instance.flags == LAST:
         a["last"] = columns_of(random, B, N, dtype, W)
     return a
-
-
-def series(array):
-    return Series.of(array)
 
 
 def direction(instance, layout, a):

@@ -60,7 +60,7 @@ class ScanTile:
         """Return the dynamic shared memory of a block."""
         gates, h, c = (self.rows * self.units * each for each in (16, dtype.itemsize, 4))
         steps = self.units * dtype.itemsize // 32  # of K
-        weights = 0 if dtype.itemsize == 2 else max(steps - _MOST_STEPS, 0) * 4 * self.threads * 16
+        weights = max(steps - _MOST_STEPS, 0) * 4 * self.threads * 16
         return gates + 2 * h + weights + (c if self.rows > _ROWS[0] else 0) + (h if flags == LAST else 0)
 
 
