@@ -24,7 +24,7 @@ from support.structs import by_value
 
 TESTS = [
     Path(__file__).parent / "cuda" / f"test_kernels_{name}.py"
-    for name in ("emulated", "planned", "interleave", "slots", "step", "zoneout")
+    for name in ("emulated", "planned", "interleave", "scan", "slots", "step", "zoneout")
 ]
 ROOT = Path(__file__).parents[1]
 KERNELS = ROOT / "kernels"
@@ -62,6 +62,12 @@ INTERLEAVE = "test_interleave and __half"
 PAD = "test_pad and __half"
 ROUNDING = "test_rounding"
 FAR_APART = "test_offsets_beyond and interleave"
+SCAN = "test_scan_has and __nv_bfloat16-1"
+SCAN_ROWS = "test_scan_has and __half-10"
+SCAN_TF32 = "test_scan_has and float-6"
+SCAN_TF32_LARGE = "test_larger and float-96"
+SCAN_CHUNKS = "test_chunks and 8 rows and forwards and 3"
+SCAN_DIRECTIONS = "test_scan_in_any_order and 8 rows and reverse"
 ZONEOUT_FINISH = "test_zoneout_of_finish"
 ZONEOUT_STEP = "test_zoneout_of_a_step and small8"
 ZONEOUT_PROJECT = "test_zoneout_of_a_projection and small8"
@@ -1198,6 +1204,67 @@ ZONEOUT_OF_FINISH = [
     ("int offset of the old h", "[row * a.old_h.stride", "[(int)(row * a.old_h.stride)"),
 ]
 
+SEQUENCE_FLAGS = [
+    ("flags swapped", "FLAG_RESET = 1", "FLAG_RESET = 2 - 0 * 1"),
+    ("no idle rows", "FLAG_IDLE = 2", "FLAG_IDLE = 4"),
+]
+
+SCAN_FLAGS = [
+    ("too few steps kept", "KEPT = 4", "KEPT = 2"),
+    ("of another row", "*at(step, threadIdx.x) = flags", "*at(step, threadIdx.x ^ 1) = flags"),
+    ("of another step", "load<2>(at(step, row))", "load<2>(at(step + 1, row))"),
+]
+
+SCAN_GATES = [
+    ("rows not swizzled alike", "unit ^ (row / 2 % 2 | row / 4 * 4)", "unit ^ (row % 2 | row / 4 * 4)", "none"),
+    ("a row beyond the last", "batch * 8 + row < count", "batch * 8 + row <= count"),
+    ("a unit beyond the last", "unit_copied() < N", "unit_copied() <= N"),
+    ("gates of another unit", "Tile::unit() % ROW + e", "Tile::unit() % ROW + 1 - e"),
+    ("gates f and g swapped", "sums[e][gate / 2][gate % 2 * 2 + r]", "sums[e][gate % 2][gate / 2 * 2 + r]"),
+    ("every batch copies the first rows", "(i64)(batch * 8 + k * 2) * stride", "(i64)(k * 2) * stride", SCAN_ROWS),
+]
+
+SCAN_TILE = [
+    ("units of a warp overlap", "WARP_UNITS + threadIdx.x % 32 / 4 * 2", "8 + threadIdx.x % 32 / 4 * 2"),
+    ("weights of the other unit", "const int of = unit() + k / 2, gate", "const int of = unit() + 1 - k / 2, gate"),
+    ("halves of K swapped", "word / 2 * 4 + threadIdx.x % 4", "(1 - word / 2) * 4 + threadIdx.x % 4"),
+    ("zeros in the last tile", "return step / 2 < K_TILES - 1 || whole ?", "return step / 2 < K_TILES - 1 ?"),
+    ("weights past the last tile", "|| whole ?", "|| true ?", "test_scan_has and float-6"),
+    ("the first rows for all", "place(batch * 8 + lane % 8", "place(lane % 8", SCAN_ROWS),
+    ("h not rounded", "      round_to_operand<T>(b);\n", "", SCAN_TF32),
+    ("others of one step", "(((step - KEPT) * 4 + k)", "(k", SCAN_TF32_LARGE),
+]
+
+SCAN_KERNEL = [
+    ("a buffer reused one step early", "hs + (step + 1) % 2 * Tile::H_BYTES", "hs + step % 2 * Tile::H_BYTES"),
+    ("a reset one step late", "flags.of(step + 1, first)", "flags.of(step, first)"),
+    ("a reset after the last step", "step >= steps) return 0;", "step >= steps) return FLAG_RESET;"),
+    (
+        "a chunk forgets c",
+        "      c[r] = load_units<W>(row_at(resets ? d.reset_c : d.c, at, unit), there);\n",
+        "      c[r] = load_units<W>(row_at(d.reset_c, at, unit), there);\n",
+        SCAN_CHUNKS,
+    ),
+    ("a chunk forgets h", "row_at(resets ? d.reset_h : d.h, at, unit)", "row_at(d.reset_h, at, unit)", SCAN_CHUNKS),
+    ("a chunk leaves the h before the last", "hs + steps % 2 * Tile::H_BYTES", "hs + (steps + 1) % 2 * Tile::H_BYTES"),
+    ("an idle row steps c", "          c[r] = select(idle, before, c[r]);\n", ""),
+    ("an idle row steps h", "          h = select(idle, load<2>(Tile::own(now, row)), h);\n", ""),
+    ("an idle row has an output", "output = select(idle, instead, output);", "", SCAN),
+    ("no barrier after a step", "    __syncthreads();  // all of h", "    __syncwarp();  // all of h"),
+    ("no wait for copies", "copy_async_wait<BATCHES - 1>();", ""),
+    ("copies while lanes read", "      __syncwarp();  // all lanes have read it\n", ""),
+    ("lanes read while others copy", "      __syncwarp();  // all lanes have copied x's part\n", ""),
+    ("wait for the wrong batch", "copy_async_wait<BATCHES - 1>", "copy_async_wait<BATCHES>"),
+    ("no group for missing rows", "        copy_async_commit();\n        continue;", "        continue;", SCAN_ROWS),
+    ("c of the first rows for all", "of + ((batch * 2 + r) * Tile::THREADS", "of + (r * Tile::THREADS", SCAN_ROWS),
+    ("the bias of one unit", "load<4>(bias + 4 * (unit + e))", "load<4>(bias + 4 * unit)"),
+    ("both directions are the first", "a.direction(blockIdx.y)", "a.direction(0)", SCAN_DIRECTIONS),
+    ("the backward direction runs forwards", "way = d.reverse ? -1 : 1", "way = 1", SCAN_DIRECTIONS),
+    ("a row beyond the last", "if (row < count) store_units", "if (row <= count) store_units"),
+    ("no residual input", "d.input.at ? sum(h, more[r]) : h", "h"),
+    ("a last output of the step before", "if (FLAGS == LAST) store<2>(own(lasts, batch, r), output);", ""),
+]
+
 MUTATIONS = [
     *(Mutation("pointwise.cu", *row) for row in POINTWISE),
     *(Mutation("clip.cu", *row, tests=CLIP) for row in CLIP_KERNEL),
@@ -1237,6 +1304,11 @@ MUTATIONS = [
         Mutation("interleave.cu", what, old, new, *tests or [INTERLEAVE])
         for what, old, new, *tests in INTERLEAVE_KERNEL
     ),
+    *(Mutation("flags.cuh", what, old, new, SCAN) for what, old, new in SEQUENCE_FLAGS),
+    *(Mutation("scan_flags.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_FLAGS),
+    *(Mutation("scan_gates.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_GATES),
+    *(Mutation("scan_tile.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_TILE),
+    *(Mutation("scan.cu", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_KERNEL),
 ]
 
 

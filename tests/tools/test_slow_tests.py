@@ -97,6 +97,7 @@ TESTS_OF_KERNELS = {
     "lstm_pointwise": "test_kernels_emulated.py::test_pointwise",
     "lstm_project": "test_kernels_step.py::test_project",
     "lstm_reset": "test_kernels_planned.py::test_reset",
+    "lstm_scan": "test_kernels_scan.py::test_scan_is_near_the_formula",
     "lstm_select": "test_kernels_emulated.py::test_select",
     "lstm_state_rows": "test_kernels_slots.py::test_state_rows",
     "lstm_step": "test_kernels_step.py::test_step",
