@@ -8,8 +8,8 @@ from fusedlstm import log
 from fusedlstm.arrays.exchange import Exchange, in_order, is_native
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.select import choose
-from fusedlstm.layers import FILL_IDLE, Layers
-from fusedlstm.scan import backward, forward
+from fusedlstm.backends.sequence_run import SequenceRun
+from fusedlstm.layers import Layers
 from fusedlstm.state import LSTMState
 from fusedlstm.stepper import Steppable
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size, fail
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 _MAKER = "lstm.asarray"  # the function that makes arrays, for messages
+_FILL_IDLE = ("zero", "last")  # the outputs of steps that a row does not take
 
 
 class LSTM(Steppable[tuple[LSTMState, ...]]):
@@ -250,6 +251,7 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
         reset_to: tuple[LSTMState, ...] | None = None,
         reverse: bool = False,
         masked_outputs: str = "zero",
+        strict: bool = False,
     ) -> tuple[Array, tuple[LSTMState, ...]]:
         """Run whole sequences, and return the top layer's outputs and the final states.
 
@@ -262,19 +264,23 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
                 its state at a row's last step.
             lengths: (B,) integers from 0 to T: row b takes only its first lengths[b] steps. Its final state is the one
                 after these steps, or the initial state if the length is 0. A backward direction begins with the last
-                of these steps. Lengths should be in host memory: fetching them from a GPU waits for the GPU.
+                of these steps. Lengths on a GPU below 0 or above T count as 0 or T, unless `strict` is set.
             mask: (T, B) booleans, instead of lengths. Row b takes step t if mask[t, b] is True, and otherwise keeps its
-                state. The mask should be in host memory, like lengths.
+                state.
             is_first: (T, B) booleans, in an array on the device, a host array or a list. True means that step t begins
                 a new sequence in row b. The state is reset before step t. A backward direction resets it after step t
                 instead, but never after step 0, so the returned state is never reset. Flags of steps that a row does
-                not take are ignored. For a backward direction, flags on a GPU are fetched, which waits for the GPU.
+                not take are ignored.
             reset_to: the state to reset rows to: one for each layer and direction, with one row or B; None for zeros.
                 Even a NaN in the old state has no effect after a reset.
             reverse: whether every layer runs from the last step to the first. Each output stays at the index of its x.
             masked_outputs: the outputs of steps that a row does not take. "zero" gives zeros, as TensorFlow and PyTorch
                 do. "last" repeats the output of the direction's previous step, as Keras does, and gives zeros before
                 the first.
+            strict: whether to wait for lengths on a GPU, and raise as for other lengths if one is below 0 or above T.
+
+        Lengths, mask and is_first may be lists, or arrays in host memory or on the device. A call reads none from a
+        GPU, and waits for none, unless `strict` is set.
 
         Returns:
             The outputs (T, B, width), contiguous, with the top layer's directions side by side, and the final state of
@@ -285,8 +291,9 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
             ValueError: an argument has the wrong shape or device, a length is below 0 or above T, both lengths and a
                 mask are given, or `reverse` is set for bidirectional weights.
         """
-        check_choice("masked_outputs", masked_outputs, tuple(FILL_IDLE))
+        check_choice("masked_outputs", masked_outputs, _FILL_IDLE)
         self._checks.check_reverse(reverse)
+        check_bool("strict", strict)
         with Exchange(self._backend, xs, _MAKER) as exchange:
             outputs, states = self._run(
                 self._borrow_x(exchange, "xs", xs),
@@ -297,7 +304,8 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
                 self._borrow_states(exchange, "reset_to", reset_to),
                 exchange.empty,
                 reverse=reverse,
-                masked_outputs=masked_outputs,
+                repeats=masked_outputs == "last",
+                strict=strict,
             )
             return exchange.lend(outputs), tuple(exchange.lend_state(each) for each in states)
 
@@ -312,24 +320,35 @@ class LSTM(Steppable[tuple[LSTMState, ...]]):
         empty: Empty,
         *,
         reverse: bool,
-        masked_outputs: str,
-    ) -> tuple[Array, list[LSTMState]]:
+        repeats: bool,
+        strict: bool,
+    ) -> tuple[Array, tuple[LSTMState, ...]]:
         """Run sequences in the backend's arrays. Write the results to new arrays from `empty`."""
         checks = self._checks
         checks.check_xs(xs)
-        xs = xs.swapaxes(0, 1) if self._batch_first else xs
-        T, B, _ = xs.shape
+        by_time = xs.swapaxes(0, 1) if self._batch_first else xs
+        T, B, _ = by_time.shape
         states = self.zero_state(B) if state is None else checks.check_states("state", state, B)
         resets = checks.check_reset(reset_to, is_first, B)
-        first = None if is_first is None else checks.check_is_first(is_first, T, B)
-        active = checks.check_active(lengths, mask, T, B)
-        timelines = [] if reverse else [forward(self._backend, T, first, active)]
-        if reverse or self._weights.bidirectional:
-            flags = None if first is None else checks.is_first_on_host(is_first, first)
-            timelines.append(backward(self._backend, T, flags, active))
-        return self._layers.run(
-            xs, states, timelines, resets, empty, masked_outputs=masked_outputs, batch_first=self._batch_first
+        is_first = checks.check_is_first(is_first, T, B)
+        lengths, mask = checks.check_steps(lengths, mask, T, B, strict=strict)
+        outputs = empty((*xs.shape[:2], self._weights.output_size), xs.dtype)
+        finals = tuple(self._empty_state(k, B, empty) for k in range(len(states)))
+        self._layers.run(
+            SequenceRun(
+                xs=by_time,
+                states=states,
+                outputs=outputs.swapaxes(0, 1) if self._batch_first else outputs,
+                finals=finals,
+                lengths=lengths,
+                mask=mask,
+                is_first=is_first,
+                reset_to=resets,
+                reverse=reverse,
+                repeats=repeats,
+            )
         )
+        return outputs, finals
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Remake it on the same backend and device, so that it can be pickled for another process.

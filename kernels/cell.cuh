@@ -142,6 +142,28 @@ template <typename T> struct Copy {
     if (!to.at) return;
     Vector<T, W> copied = h;
     if (input.at && steps) copied = sum(h, load<W>(input.at + row * input.stride + column));
+    put(row, column, copied);
+  }
+
+  // The same in a sequence if IDLE: then rows that take no step get `last`, or zeros if it is null.
+  template <bool IDLE, int W>
+  MEMBER void write(i64 row, i64 column, const Vector<T, W>& h, bool steps,
+                    const Matrix<const T>& last) const {
+    if (IDLE && !steps) {
+      repeat<W>(row, column, last);
+    } else {
+      write(row, column, h, steps);
+    }
+  }
+
+  // Writes a row of `last`, or zeros if it is null.
+  template <int W> MEMBER void repeat(i64 row, i64 column, const Matrix<const T>& last) const {
+    Vector<T, W> copied = {};
+    if (last.at) copied = load<W>(last.at + row * last.stride + column);
+    if (to.at) put(row, column, copied);
+  }
+
+  template <int W> MEMBER void put(i64 row, i64 column, const Vector<T, W>& copied) const {
     store<W>(to.at + row * to.stride + column, copied);
   }
 };

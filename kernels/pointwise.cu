@@ -13,7 +13,10 @@
 //
 // First, rows that is_first marks are reset: c becomes reset_c, and gates_h becomes reset_gates. A null
 // pointer stands for zeros. A reset selects and doesn't multiply, so a NaN in the old state is gone.
+//
+// In a sequence, rows can also be idle: see flags.cuh. They keep h and c, which are then updated in place.
 #include "cell.cuh"
+#include "flags.cuh"
 #include "primitives.cuh"
 
 template <typename G, typename T> struct PointwiseArguments {
@@ -22,25 +25,33 @@ template <typename G, typename T> struct PointwiseArguments {
   Matrix<const G> gates_h;  // (B, 4N), added to gates; or null
   Cell<T> cell;
   Matrix<const A> c;              // (B, N)
-  const unsigned char* is_first;  // (B,), 0 or 1; this and the next two are read with RESET
+  const unsigned char* is_first;  // (B,), 0 or 1, or flags with SEQUENCE; read with RESET, as the next two
   Matrix<const G> reset_gates;    // (B, 4N), or one row with stride 0, or null
   Matrix<const A> reset_c;        // (B, N), or one row with stride 0, or null
-  T* h;                           // (B, N), contiguous; must not overlap an input
-  A* c_out;                       // (B, N), contiguous; may be c
+  Matrix<T> h;                    // (B, N); must not overlap an input
+  Matrix<A> c_out;                // (B, N); may be c, and is with SEQUENCE
   i64 B;
+  Copy<T> copy;          // of h; read with SEQUENCE, as the next
+  Matrix<const T> last;  // (B, N): what the copy of an idle row gets; null: zeros
 };
 
 // G is the dtype of gates, gates_h and reset_gates, T that of h, bias and peephole, and A that of c.
 // A thread has W units, moved as vectors: N, the row strides and the addresses must be multiples of W
 // elements. Launched with rows on grid x and units on grid y, so that no thread divides.
-template <typename G, typename T, int W, class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool RESET>
+template <typename G, typename T, int W, class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool RESET,
+          bool SEQUENCE = false>
 __global__ void __launch_bounds__(256) lstm_pointwise(const PointwiseArguments<G, T> a) {
   typedef typename Arithmetic<T>::type A;
   const i64 row = (i64)blockIdx.x * blockDim.y + threadIdx.y;
   const i64 unit = ((i64)blockIdx.y * blockDim.x + threadIdx.x) * W;
   if (row >= a.B || unit >= a.cell.N) return;
 
-  const bool first = RESET && a.is_first[row];
+  const unsigned char flags = RESET ? a.is_first[row] : 0;
+  if (SEQUENCE && flags & FLAG_IDLE) {
+    a.copy.template repeat<W>(row, unit, a.last);
+    return;
+  }
+  const bool first = flags;
   const G* recurrent = a.gates_h.at ? a.gates_h.at + row * a.gates_h.stride : nullptr;
   const A* old_c = a.c.at + row * a.c.stride;
   if (first) {
@@ -73,6 +84,7 @@ __global__ void __launch_bounds__(256) lstm_pointwise(const PointwiseArguments<G
   Peepholes<T, W> peepholes;
   if (PEEPHOLE) peepholes = load_peepholes<W>(a.cell.peephole, unit, a.cell.N);
   const Vector<T, W> output = advance<FUNCTIONS, PEEPHOLE, CLIP>(z, state, peepholes, a.cell.clip);
-  store<W>(a.c_out + row * a.cell.N + unit, state);
-  store<W>(a.h + row * a.cell.N + unit, output);
+  store<W>(a.c_out.at + row * a.c_out.stride + unit, state);
+  store<W>(a.h.at + row * a.h.stride + unit, output);
+  if (SEQUENCE) a.copy.write(row, unit, output, true);
 }

@@ -15,14 +15,16 @@ template <typename T> struct ProjectArguments {
   Copy<T> copy;            // of h; zeros if a row takes no step
   double limit;            // of the clip; infinite if there is none
   i64 B, N, P;
-  Matrix<const T> old_h;    // this and the rest: read only with ZONEOUT, as in StepArguments
-  unsigned char* is_first;  //
+  Matrix<const T> old_h;    // this and the rest: as in StepArguments, read only with ZONEOUT
+  unsigned char* is_first;  // also read with IDLE
   unsigned* readers;        //
   Matrix<const T> reset_h;  //
+  Matrix<const T> last;     // as in StepArguments
 };
 
-// Launched with rows on grid x and columns on grid y. W is as in step.cu.
-template <class Tile, int W, u64 ZONEOUT = 0>
+// Launched with rows on grid x and columns on grid y. W and IDLE are as in step.cu, which has copied the h of
+// idle rows.
+template <class Tile, int W, u64 ZONEOUT = 0, bool IDLE = false>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
     lstm_project(const ProjectArguments<typename Tile::T> a) {
   typedef typename Tile::T T;
@@ -32,9 +34,10 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
 
   Rows<T> all = {};
   all.x = a.m, all.out = a.h, all.out_by_slot = true, all.pool = a.pool, all.B = a.B;
-  if (ZONEOUT) all.h = a.old_h, all.is_first = a.is_first, all.reset_h = a.reset_h;
+  if (ZONEOUT) all.h = a.old_h, all.reset_h = a.reset_h;
+  if (ZONEOUT || IDLE) all.is_first = a.is_first;
   for (int r = threadIdx.x; r < Tile::ROWS; r += Tile::THREADS) {
-    rows[r] = row_of(all, first_row + r, a.pool.flips && blockIdx.y == 0);
+    rows[r] = row_of<IDLE>(all, first_row + r, a.pool.flips && blockIdx.y == 0);
   }
   __syncthreads();
 
@@ -45,5 +48,5 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
   if (ZONEOUT && a.readers) clear_flags(a.is_first, a.readers + blockIdx.x, first_row, Tile::ROWS, a.B);
 
   const int count = rows_of_block<Tile::ROWS>(first_row, a.B);
-  finish_columns<ZONEOUT, W>(tile, rows, count, a.limit, a.copy, first_row, first_column, a.P);
+  finish_columns<ZONEOUT, W, IDLE>(tile, rows, count, a.limit, a.copy, a.last, first_row, first_column, a.P);
 }

@@ -4,6 +4,7 @@
 // pool has two rows for each slot, and a word for each slot that says which of them is the state.
 #pragma once
 
+#include "flags.cuh"
 #include "primitives.cuh"
 
 // The slots of a pool's rows.
@@ -24,7 +25,7 @@ template <typename T> struct Rows {
   Matrix<T> out;      // (B, N or P), or, with out_by_slot, like a pool's h
   i64 out_by_slot;
   SlotRows pool;
-  unsigned char* is_first;  // (B,), 0 or 1; null: none
+  unsigned char* is_first;  // (B,), 0 or 1; null: none. With IDLE: flags, and not null
   Matrix<const T> reset_h;  // (B, P), or one row; null: zeros
   Matrix<const A> reset_c;  // (B, N), or one row; null: zeros
   i64 B;
@@ -45,10 +46,11 @@ template <typename T> struct Row {
 DEVICE int parity_before(u64 word, u64 tick) { return int(word & 1) ^ int(word >> 1 == tick); }
 
 // Maps a row. With `flips` it also flips the word of the row's slot. Every block calls this for each of its
-// rows.
-template <typename T> DEVICE Row<T> row_of(const Rows<T>& of, i64 row, bool flips) {
+// rows. With IDLE, rows can be idle: see flags.cuh.
+template <bool IDLE = false, typename T> DEVICE Row<T> row_of(const Rows<T>& of, i64 row, bool flips) {
   Row<T> found = {nullptr, nullptr, nullptr, nullptr, nullptr};
   if (row >= of.B) return found;
+  if (IDLE && of.is_first[row] & FLAG_IDLE) return found;
   i64 slot = row, before = row, after = row;
   if (of.pool.slots) {
     slot = of.pool.slots[row];
@@ -75,6 +77,20 @@ template <typename T> DEVICE Row<T> row_of(const Rows<T>& of, i64 row, bool flip
 // How many of a block's rows are in the batch.
 template <int ROWS> DEVICE int rows_of_block(i64 first_row, i64 B) {
   return B - first_row < ROWS ? int(B - first_row) : ROWS;
+}
+
+// Copies the h of a block's idle rows, all P columns, to `next`. Blocks with the same rows share the columns.
+template <int THREADS, typename T>
+DEVICE void carry_idle(const Row<T>* rows, i64 first_row, int count, const Matrix<const T>& h,
+                       const Matrix<T>& next, i64 P) {
+#pragma unroll 1
+  for (int r = threadIdx.x / 32; r < count; r += THREADS / 32) {
+    if (rows[r].out) continue;
+    const i64 row = first_row + r;
+    for (i64 k = (i64)blockIdx.y * 32 + threadIdx.x % 32; k < P; k += (i64)gridDim.y * 32) {
+      next.at[row * next.stride + k] = h.at[row * h.stride + k];
+    }
+  }
 }
 
 // Clears the flags of a block's rows, with one warp. The last of the blocks with these rows does it, once all

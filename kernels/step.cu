@@ -18,6 +18,8 @@ template <typename T> struct StepArguments {
   Matrix<const T> projection;  // padded; read only with PROJECT, like proj_clip
   double proj_clip;            // infinite if there is none
   i64 I, P;
+  Matrix<T> next_h;      // (B, P): where the h of idle rows goes; read only with IDLE, as the next
+  Matrix<const T> last;  // like copy: what the copy of an idle row gets; null: zeros
 };
 
 // Launched with rows on grid x and units on grid y. W: units of a vector; 2 needs an even N, and addresses
@@ -25,7 +27,10 @@ template <typename T> struct StepArguments {
 //
 // With PROJECT it is launched with rows alone. A block steps all units of its rows, tile by tile. It keeps m
 // in shared memory and projects it there. `out` is then h, and W = 2 also needs an even P.
-template <class Tile, class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool PROJECT, bool ALIGNED, int W>
+//
+// With IDLE, rows can be idle: see flags.cuh. Then c_out is c, and there is no pool.
+template <class Tile, class FUNCTIONS, bool PEEPHOLE, bool CLIP, bool PROJECT, bool ALIGNED, int W,
+          bool IDLE = false>
 __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLOCKS : 1)
     lstm_step(const StepArguments<typename Tile::T> a) {
   typedef typename Tile::T T;
@@ -43,7 +48,7 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
 
 #pragma unroll 1
   for (int r = threadIdx.x; r < Tile::ROWS; r += Tile::THREADS) {
-    rows[r] = row_of(a.rows, first_row + r, a.rows.pool.flips && blockIdx.y == 0);
+    rows[r] = row_of<IDLE>(a.rows, first_row + r, a.rows.pool.flips && blockIdx.y == 0);
   }
   __syncthreads();
 
@@ -74,7 +79,8 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
       Operands<T> columns = projected;
       columns.weight += first * a.projection.stride;
       tile.template multiply<true, true>(shared, columns, ms);
-      finish_columns<FUNCTIONS::ZONEOUT_H, W>(tile, rows, count, a.proj_clip, a.copy, first_row, first, a.P);
+      finish_columns<FUNCTIONS::ZONEOUT_H, W, IDLE>(tile, rows, count, a.proj_clip, a.copy, a.last, first_row,
+                                                    first, a.P);
     }
     clear_read_flags();
   } else {
@@ -87,7 +93,8 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
                                       h = keep_h<FUNCTIONS::ZONEOUT_H>(row.h ? row.h + unit : nullptr, h);
                                       store<W>(row.out + unit, h);
                                     }
-                                    a.copy.write(first_row + r, unit, h, row.out);
+                                    a.copy.template write<IDLE>(first_row + r, unit, h, row.out, a.last);
                                   });
   }
+  if (IDLE) carry_idle<Tile::THREADS>(rows, first_row, count, a.rows.h, a.next_h, a.P);
 }

@@ -83,9 +83,10 @@ DEVICE void finish_units(const Tile& tile, UnitInputs<Tile, PEEPHOLE, W>& inputs
 // Computes a tile's columns of a projection, h = clip(sums, +-limit), and keeps a part of the old h. Writes
 // them to the row's `out` and to the copy. A unit's four gates are columns of h here, 8 apart. `first_row`
 // and `first_column` are the block's.
-template <u64 ZONEOUT, int W, class Tile>
+template <u64 ZONEOUT, int W, bool IDLE, class Tile>
 DEVICE void finish_columns(const Tile& tile, const Row<typename Tile::T>* rows, int count, double limit,
-                           const Copy<typename Tile::T>& copy, i64 first_row, i64 first_column, i64 P) {
+                           const Copy<typename Tile::T>& copy, const Matrix<const typename Tile::T>& last,
+                           i64 first_row, i64 first_column, i64 P) {
   typedef typename Tile::T T;
   typedef typename Arithmetic<T>::type A;
 #pragma unroll
@@ -110,7 +111,7 @@ DEVICE void finish_columns(const Tile& tile, const Row<typename Tile::T>* rows, 
           h = keep_h<ZONEOUT>(rows[r].h ? rows[r].h + column : nullptr, h);
           store<W>(to + column, h);
         }
-        copy.write(first_row + r, column, h, to);
+        copy.template write<IDLE>(first_row + r, column, h, to, last);
       }
     }
   }

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.faults_of_calls import ARGUMENTS, MEMORY, STATE
+from support.faults_of_sequences import SEQUENCES
 from support.faults_of_waits import WAITS
 from support.outcomes import Outcome, missed
 
@@ -46,6 +47,7 @@ FILES = {
     "repeated": "tests/cuda/test_repeated_step.py",
     "tune": "tests/tools/test_tune.py",
     "zoneout": "tests/core/test_zoneout.py",
+    "sequences": "tests/cuda/test_sequence_graphs.py",
 }
 
 
@@ -79,7 +81,10 @@ class Fault:
 
 
 FAULTS = [
-    Fault(file, *row) for table in (WAITS, MEMORY, ARGUMENTS, STATE) for file, rows in table.items() for row in rows
+    Fault(file, *row)
+    for table in (WAITS, MEMORY, ARGUMENTS, STATE, SEQUENCES)
+    for file, rows in table.items()
+    for row in rows
 ]
 
 

@@ -24,7 +24,7 @@ from support.structs import by_value
 
 TESTS = [
     Path(__file__).parent / "cuda" / f"test_kernels_{name}.py"
-    for name in ("emulated", "planned", "interleave", "scan", "slots", "step", "zoneout")
+    for name in ("emulated", "planned", "interleave", "scan", "sequence", "slots", "step", "zoneout")
 ]
 ROOT = Path(__file__).parents[1]
 KERNELS = ROOT / "kernels"
@@ -71,6 +71,13 @@ SCAN_DIRECTIONS = "test_scan_in_any_order and 8 rows and reverse"
 ZONEOUT_FINISH = "test_zoneout_of_finish"
 ZONEOUT_STEP = "test_zoneout_of_a_step and small8"
 ZONEOUT_PROJECT = "test_zoneout_of_a_projection and small8"
+FLAGS = "test_flags"
+AFTER_PRODUCT = "test_step_after_a_product[float-"
+AFTER_PRODUCT_FAR = "test_step_after_a_product_beyond"
+END = "test_end_of_a_step[float-"
+END_FAR = "test_end_of_a_step_beyond"
+IDLE_STEP = "test_idle_rows_of_a_step and small8"
+IDLE_PROJECTION = "test_idle_rows_of_a_projection and small8"
 
 
 @dataclass(frozen=True)
@@ -139,8 +146,8 @@ POINTWISE = [
     ("int offset of a gate", "column = gate * a.cell.N", "column = (int)(gate * a.cell.N)", HALF),
     ("int offset of c", "row * a.c.stride", "(int)(row * a.c.stride)", HALF),
     ("int offset of reset_c", "row * a.reset_c.stride", "(int)(row * a.reset_c.stride)", HALF),
-    ("int offset of h", "a.h + row * a.cell.N", "a.h + (int)(row * a.cell.N)", HALF),
-    ("int offset of c_out", "a.c_out + row * a.cell.N", "a.c_out + (int)(row * a.cell.N)", HALF),
+    ("int offset of h", "row * a.h.stride", "(int)(row * a.h.stride)", HALF),
+    ("int offset of c_out", "row * a.c_out.stride", "(int)(row * a.c_out.stride)", HALF),
     ("gates_h by the stride of gates", "row * a.gates_h.stride", "row * a.gates.stride"),
     ("gates_h not checked for null", "a.gates_h.at ? a.gates_h.at + row", "true ? a.gates_h.at + row"),
     ("bias by recurrent's pointer", "if (a.cell.bias) {", "if (recurrent) {"),
@@ -150,9 +157,9 @@ POINTWISE = [
     ("half a vector", "k < W; ++k) z[gate][k] = A", "k < (W + 1) / 2; ++k) z[gate][k] = A"),
     ("a loop beyond the vector", "k < W; ++k) z[gate][k] = A", "k <= W; ++k) z[gate][k] = A"),
     # Resets.
-    ("resets without the option", "RESET && a.is_first[row]", "a.is_first[row]"),
-    ("no resets", "RESET && a.is_first[row]", "RESET && false"),
-    ("resets of all rows", "RESET && a.is_first[row]", "RESET"),
+    ("resets without the option", "RESET ? a.is_first[row] : 0", "a.is_first[row]"),
+    ("no resets", "RESET ? a.is_first[row] : 0", "0"),
+    ("resets of all rows", "RESET ? a.is_first[row] : 0", "RESET"),
     ("the reset of the block's row", "a.is_first[row]", "a.is_first[threadIdx.y]"),
     ("no reset of c", "    old_c = a.reset_c.at ? a.reset_c.at + row * a.reset_c.stride : nullptr;\n", ""),
     (
@@ -171,16 +178,16 @@ POINTWISE = [
     ("c without its unit", "load<W>(old_c + unit)", "load<W>(old_c)"),
     ("peepholes without the option", "if (PEEPHOLE) peepholes =", "peepholes ="),
     # The output.
-    ("h by c's stride", "a.h + row * a.cell.N", "a.h + row * a.c.stride"),
-    ("h to the first row", "a.h + row * a.cell.N + unit", "a.h + unit"),
-    ("c stored a unit on", "a.c_out + row * a.cell.N + unit", "a.c_out + row * a.cell.N + unit + 1"),
+    ("h by c's stride", "row * a.h.stride", "row * a.c.stride"),
+    ("h to the first row", "a.h.at + row * a.h.stride + unit", "a.h.at + unit"),
+    ("c stored a unit on", "a.c_out.stride + unit", "a.c_out.stride + unit + 1"),
     (
         "c's first unit stored",
-        "store<W>(a.c_out + row * a.cell.N + unit, state)",
-        "a.c_out[row * a.cell.N + unit] = state.at[0]",
+        "store<W>(a.c_out.at + row * a.c_out.stride + unit, state)",
+        "a.c_out.at[row * a.c_out.stride + unit] = state.at[0]",
     ),
-    ("c stored in c", "store<W>(a.c_out", "store<W>((A*)a.c.at"),
-    ("c not stored", "  store<W>(a.c_out + row * a.cell.N + unit, state);\n", ""),
+    ("c stored in c", "store<W>(a.c_out.at", "store<W>((A*)a.c.at"),
+    ("c not stored", "  store<W>(a.c_out.at + row * a.c_out.stride + unit, state);\n", ""),
 ]
 
 OTHER_PART = "keep_part<FUNCTIONS::ZONEOUT_C>(next, c.at[k])"
@@ -725,8 +732,8 @@ STEP_KERNEL = [
     # The output.
     ("m where a row takes no step", "if (row.out) {", "{"),
     ("m at the row's start", "store<W>(row.out + unit, h)", "store<W>(row.out, h)"),
-    ("copies of a block's row", "a.copy.write(first_row + r, unit", "a.copy.write(r, unit"),
-    ("the input added where a row skips", "h, row.out);", "h, true);"),
+    ("copies of a block's row", "write<IDLE>(first_row + r, unit", "write<IDLE>(r, unit"),
+    ("the input added where a row skips", "h, row.out, a.last);", "h, true, a.last);"),
     # A projection in the same launch.
     ("no zeros beside m", "    clear<Tile::THREADS>(ms, projected.tiles() * Tile::ROWS * TILE_ROW);\n", "", PROJECTS),
     (
@@ -770,7 +777,7 @@ PROJECT_KERNEL = [
     ("weights of the first columns", "a.weight.at + first_column * a.weight.stride", "a.weight.at"),
     ("m as long as h", "{rows, (int)a.N, 0", "{rows, (int)a.P, 0"),
     ("a limit of the wrong sign", "count, a.limit, a.copy", "count, -a.limit, a.copy"),
-    ("copies of a block's row", "a.copy, first_row, first_column", "a.copy, 0, first_column"),
+    ("copies of a block's row", "a.last, first_row, first_column", "a.last, 0, first_column"),
 ]
 
 ADD_INPUT_OF_COPY = "    if (input.at && steps) copied = sum(h, load<W>(input.at + row * input.stride + column));\n"
@@ -861,11 +868,11 @@ TILE_EPILOGUE = [
     ("h at the row's start", "store<W>(to + column, h)", "store<W>(to, h)", PROJECT),
     (
         "columns copied to a block's row",
-        "copy.write(first_row + r, column, h, to)",
-        "copy.write(r, column, h, to)",
+        "write<IDLE>(first_row + r, column, h, to, last)",
+        "write<IDLE>(r, column, h, to, last)",
         PROJECT,
     ),
-    ("the input of a skipped row's columns", "column, h, to)", "column, h, true)", PROJECT),
+    ("the input of a skipped row's columns", "column, h, to, last)", "column, h, true, last)", PROJECT),
 ]
 
 STEP_COUNT = "B - first_row < ROWS ? int(B - first_row) : ROWS"
@@ -895,8 +902,8 @@ ROWS = [
     ("the same h written", "after = 2 * slot + !parity", "after = 2 * slot + parity"),
     ("h of the slot's half", "before = 2 * slot + parity", "before = slot + parity"),
     ("is_first not checked for null", "of.is_first && of.is_first[row]", "of.is_first[row]"),
-    ("the flag of the first row", "of.is_first[row]", "of.is_first[0]"),
-    ("the flag of the slot", "of.is_first[row]", "of.is_first[slot]"),
+    ("the flag of the first row", "of.is_first && of.is_first[row]", "of.is_first && of.is_first[0]"),
+    ("the flag of the slot", "of.is_first && of.is_first[row]", "of.is_first && of.is_first[slot]"),
     ("no resets", "of.is_first && of.is_first[row]", "false"),
     ("reset_h not checked for null", "if (of.reset_h.at) found", "found"),
     ("reset_c not checked for null", "if (of.reset_c.at) found", "found"),
@@ -1159,7 +1166,7 @@ FAST_PRODUCTS = [
 ]
 
 OTHER_PART_OF_H = "keep_part<PART>(A(widen(next.at[k])), A(widen(before.at[k])))"
-PARTS_OF_PROJECT = "if (ZONEOUT) all.h = a.old_h, all.is_first = a.is_first, all.reset_h = a.reset_h;"
+PARTS_OF_PROJECT = "if (ZONEOUT) all.h = a.old_h, all.reset_h = a.reset_h;"
 CLEAR_OF_PROJECT = "if (ZONEOUT && a.readers) clear_flags(a.is_first, a.readers + blockIdx.x"
 # Zoneout: first the shared code, then each kernel's read of the old h.
 ZONEOUT_OF_H = [
@@ -1189,24 +1196,106 @@ ZONEOUT_OF_COLUMNS = [
 ]
 ZONEOUT_OF_PROJECT = [
     ("m in the old h's place", PARTS_OF_PROJECT, PARTS_OF_PROJECT.replace("a.old_h", "a.m")),
-    ("an old h without resets", PARTS_OF_PROJECT, "if (ZONEOUT) all.h = a.old_h;"),
+    ("an old h without resets", "ZONEOUT || IDLE", "IDLE"),
     ("an old h that is reset to zeros", PARTS_OF_PROJECT, PARTS_OF_PROJECT.replace(", all.reset_h = a.reset_h", "")),
-    ("no part of the old h", "finish_columns<ZONEOUT, W>", "finish_columns<0, W>"),
+    ("no part of the old h", "finish_columns<ZONEOUT, W, IDLE>", "finish_columns<0, W, IDLE>"),
     ("flags not cleared", CLEAR_OF_PROJECT, CLEAR_OF_PROJECT.replace("ZONEOUT && a.readers", "false")),
     ("readers of the first rows", CLEAR_OF_PROJECT, CLEAR_OF_PROJECT.replace(" + blockIdx.x", "")),
 ]
 ZONEOUT_OF_FINISH = [
     ("no part of the old h", "if (ZONEOUT) {", "if (false) {"),
     ("the other part", "(before, A(widen(output)))", "(A(widen(output)), before)"),
-    ("the old h of the slot", "a.old_h.at[row", "a.old_h.at[slot"),
-    ("the old h by the stride of h", "row * a.old_h.stride", "row * a.h.stride"),
-    ("the old h in each column", "a.old_h.stride + column", "a.old_h.stride"),
-    ("int offset of the old h", "[row * a.old_h.stride", "[(int)(row * a.old_h.stride)"),
+    ("the old h of the slot", "old.at[row", "old.at[slot"),
+    ("the old h by the stride of h", "row * old.stride", "row * a.h.stride"),
+    ("the old h in each column", "old.stride + column", "old.stride"),
+    ("int offset of the old h", "[row * old.stride", "[(int)(row * old.stride)"),
 ]
 
-SEQUENCE_FLAGS = [
-    ("flags swapped", "FLAG_RESET = 1", "FLAG_RESET = 2 - 0 * 1"),
-    ("no idle rows", "FLAG_IDLE = 2", "FLAG_IDLE = 4"),
+FLAGS_KERNEL = [
+    ("step guard one too far", "s >= a.S", "s > a.S"),
+    ("row guard one too far", "row >= a.B", "row > a.B"),
+    ("row by the wrong size of a block", "blockIdx.x * blockDim.y", "blockIdx.x * blockDim.x"),
+    ("chunks that all begin at 0", "t = a.start + s", "t = s"),
+    ("the step at a length", "t >= a.lengths", "t > a.lengths"),
+    ("lengths of int", "t >= a.lengths[", "t >= (int)a.lengths["),
+    ("lengths not checked for null", "a.lengths && ", ""),
+    ("lengths as if contiguous", "row * a.lengths_stride", "row"),
+    ("mask not checked for null", "!a.mask.at || ", ""),
+    ("the mask inverted", "|| a.mask.of(t, row)", "|| !a.mask.of(t, row)"),
+    ("booleans by the wrong stride", "t * step + k * row", "t * row + k * step"),
+    ("booleans of the first step", "t * step + k * row", "k * row"),
+    ("is_first not checked for null", "} else if (a.is_first.at) {", "} else {"),
+    ("a direction that is always forward", "if (a.reverse) {", "if (false) {"),
+    ("a direction that is always backward", "if (a.reverse) {", "if (true) {"),
+    ("the mark of the same step backward", "do ++marked;\n      while", "while"),
+    ("the mark of an idle step", "while (marked < a.T && !takes(a, marked, row));", "while (false);"),
+    ("a search within the chunk", "while (marked < a.T &&", "while (marked < a.start + a.S &&"),
+    ("a search beyond the end", "while (marked < a.T &&", "while (marked <= a.T &&"),
+    ("the mark after the last step", "if (marked < a.T && a.is_first", "if (a.is_first"),
+    ("a reset beside idle", "flags = FLAG_IDLE;", "flags = FLAG_IDLE | FLAG_RESET;"),
+    ("idle rows without a flag", "flags = FLAG_IDLE;", "flags = 0;"),
+    ("flags of the first step", "a.flags.at[s * a.flags.stride + row]", "a.flags.at[row]"),
+    ("flags as if contiguous", "s * a.flags.stride", "s * a.B"),
+]
+FLAG_NUMBERS = [
+    ("flags swapped", "FLAG_RESET = 1", "FLAG_RESET = 4", FLAGS),
+    ("idle by another bit", "= 2 ", "= 1 ", FLAGS),
+]
+SEQUENCE_OF_POINTWISE = [
+    ("idle rows step", "SEQUENCE && flags & FLAG_IDLE", "false"),
+    ("reset rows are idle", "flags & FLAG_IDLE", "flags"),
+    ("a reset before idle", "flags & FLAG_IDLE", "flags == FLAG_IDLE"),
+    ("idle rows without a copy", "    a.copy.template repeat<W>(row, unit, a.last);\n", ""),
+    ("what the first unit repeats", "repeat<W>(row, unit", "repeat<W>(row, 0"),
+    ("no copy", "  if (SEQUENCE) a.copy.write(row, unit, output, true);\n", ""),
+    ("a copy without the input", "unit, output, true)", "unit, output, false)"),
+]
+SEQUENCE_OF_COPY = [
+    ("last not checked for null", "if (last.at) copied", "copied"),
+    ("nothing repeated", "if (last.at) copied", "if (false) copied"),
+    ("the first row repeated", "last.at + row * last.stride", "last.at"),
+    ("last by the stride of copy", "row * last.stride", "row * to.stride"),
+    ("the first columns repeated", "last.stride + column", "last.stride"),
+    ("a copy not checked for null", "if (to.at) put(row", "put(row"),
+    ("int offset of last", "row * last.stride", "(int)(row * last.stride)", AFTER_PRODUCT_FAR),
+    ("idle rows get zeros", "if (IDLE && !steps) {", "if (false) {", IDLE_STEP),
+    ("rows that step repeat, too", "if (IDLE && !steps) {", "if (IDLE) {", IDLE_STEP),
+]
+SEQUENCE_OF_FINISH = [
+    ("idle rows have h", "flags & FLAG_IDLE ? -1 :", "false ? -1 :"),
+    ("reset rows are idle", "flags & FLAG_IDLE ? -1", "flags ? -1"),
+    ("flags not checked for null", "SEQUENCE && a.flags ? a", "SEQUENCE ? a"),
+    ("no resets", "flags ? a.reset_h : a.old_h", "a.old_h"),
+    ("reset_h not checked for null", "flags && !old.at ? A(0) : ", ""),
+    ("nothing repeated", "} else if (SEQUENCE && a.last.at) {", "} else if (false) {"),
+    ("last not checked for null", "SEQUENCE && a.last.at", "SEQUENCE"),
+    ("last by the stride of copy", "row * a.last.stride", "row * a.copy.to.stride"),
+    ("int offset of last", "row * a.last.stride", "(int)(row * a.last.stride)", END_FAR),
+]
+SEQUENCE_OF_STEP = [
+    ("idle rows step", "row_of<IDLE>(a.rows", "row_of<false>(a.rows"),
+    ("idle rows' h not copied", "  if (IDLE) carry_idle", "  if (false) carry_idle"),
+    ("as many columns of h as units", "a.next_h, a.P)", "a.next_h, a.cell.N)"),
+    ("the h of idle rows to m", "a.rows.h, a.next_h", "a.rows.h, a.rows.out"),
+    ("zeros for idle rows", "a.copy.template write<IDLE>", "a.copy.template write<false>"),
+    ("a projection with zeros for idle rows", "ZONEOUT_H, W, IDLE>", "ZONEOUT_H, W, false>"),
+]
+SEQUENCE_OF_ROWS = [
+    ("reset rows are idle", "if (IDLE && of.is_first[row] & FLAG_IDLE)", "if (IDLE && of.is_first[row])"),
+    ("a reset before idle", "of.is_first[row] & FLAG_IDLE)", "of.is_first[row] == FLAG_IDLE)"),
+    ("all rows carried", "    if (rows[r].out) continue;\n", ""),
+    ("rows of the first warp carried", "r += THREADS / 32", "r += THREADS"),
+    ("rows beyond the batch carried", "r = threadIdx.x / 32; r < count", "r = threadIdx.x / 32; r <= count"),
+    ("the first rows carried", "const i64 row = first_row + r;\n    for", "const i64 row = r;\n    for"),
+    ("the first columns carried", "k < P; k += (i64)gridDim.y * 32", "k < 32; k += (i64)gridDim.y * 32"),
+    ("columns of a block carried", "k += (i64)gridDim.y * 32", "k += P"),
+    ("h carried by the stride of next", "h.at[row * h.stride", "h.at[row * next.stride"),
+    ("next by the stride of h", "next.at[row * next.stride", "next.at[row * h.stride"),
+]
+SEQUENCE_OF_PROJECT = [
+    ("idle rows step", "row_of<IDLE>(all", "row_of<false>(all"),
+    ("flags not read", "ZONEOUT || IDLE", "ZONEOUT"),
+    ("zeros for idle rows", "ZONEOUT, W, IDLE>", "ZONEOUT, W, false>"),
 ]
 
 SCAN_FLAGS = [
@@ -1266,6 +1355,20 @@ SCAN_KERNEL = [
 ]
 
 MUTATIONS = [
+    *(Mutation("sequence_flags.cu", *row, tests=FLAGS) for row in FLAGS_KERNEL),
+    *(Mutation("flags.cuh", *row) for row in FLAG_NUMBERS),
+    *(
+        Mutation(file, f"in a sequence: {what}", old, new, *tests or [usual])
+        for file, usual, rows in (
+            ("pointwise.cu", AFTER_PRODUCT, SEQUENCE_OF_POINTWISE),
+            ("cell.cuh", AFTER_PRODUCT, SEQUENCE_OF_COPY),
+            ("finish.cu", END, SEQUENCE_OF_FINISH),
+            ("step.cu", IDLE_STEP, SEQUENCE_OF_STEP),
+            ("rows.cuh", IDLE_STEP, SEQUENCE_OF_ROWS),
+            ("project.cu", IDLE_PROJECTION, SEQUENCE_OF_PROJECT),
+        )
+        for what, old, new, *tests in rows
+    ),
     *(Mutation("pointwise.cu", *row) for row in POINTWISE),
     *(Mutation("clip.cu", *row, tests=CLIP) for row in CLIP_KERNEL),
     *(Mutation("select.cu", *row, tests=SELECT) for row in SELECT_KERNEL),
@@ -1304,7 +1407,6 @@ MUTATIONS = [
         Mutation("interleave.cu", what, old, new, *tests or [INTERLEAVE])
         for what, old, new, *tests in INTERLEAVE_KERNEL
     ),
-    *(Mutation("flags.cuh", what, old, new, SCAN) for what, old, new in SEQUENCE_FLAGS),
     *(Mutation("scan_flags.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_FLAGS),
     *(Mutation("scan_gates.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_GATES),
     *(Mutation("scan_tile.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_TILE),

@@ -1,4 +1,4 @@
-"""The interfaces of a backend and of its engines for a cell, a sequence, a Stepper and a pool."""
+"""The interfaces of a backend and of its engines for a cell, sequences, a Stepper and a pool."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
+    from fusedlstm.backends.sequence_run import SequenceRun
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
@@ -43,10 +44,6 @@ class CellEngine(Protocol):
     def prepare_reset(self, reset_h: Array, reset_c: Array) -> Any:
         """Return a `reset` for `run`, from a state of one row or of B."""
 
-    @property
-    def sequence(self) -> SequenceEngine:
-        """An engine that steps sequences with the weights of this one."""
-
     def with_weights(self, weights: LSTMWeights) -> CellEngine:
         """Return an engine with other weights of the same form.
 
@@ -56,35 +53,13 @@ class CellEngine(Protocol):
 
 
 class SequenceEngine(Protocol):
-    """Steps a cell through a sequence: first x's part of the gates for many steps at once, then the rest step by step.
+    """Runs all layers and directions of an LSTM through whole sequences. Several threads may do so at once."""
 
-    Call it inside the backend's `compute`, with B at least 1. Arguments have been checked. The form of the gates and of
-    the reset is private to the engine.
-    """
+    def run(self, engines: Sequence[Any], run: SequenceRun) -> None:
+        """Do the work of a call with these engines, one for each layer and direction.
 
-    def steps_at_once(self, B: int) -> int:
-        """Return how many steps to pass to `input_gates` at once. If it is 1, call the cell's `run` instead.
-
-        This limits the memory of the gates.
+        On a GPU this only queues the work on the current stream. It reads nothing from the GPU and waits for nothing.
         """
-
-    def input_gates(self, xs: Array) -> Any:
-        """Return x's part of the gates for the steps xs (T, B, I), as a sequence of length T."""
-
-    def run_gates(
-        self,
-        gates: Any,
-        h: Array,
-        c: Array,
-        h_out: Array,
-        c_out: Array,
-        is_first: Array | None = None,
-        reset: Any = None,
-    ) -> None:
-        """Write the next h and c as the cell's `run` does, from one item of `input_gates`."""
-
-    def run_steps(self, xs: Array, h: Array, c: Array, ys: Array, c_out: Array) -> None:
-        """Take the steps xs (T, B, I) without resets. Write every h to ys (T, B, P) and the last c to c_out."""
 
 
 class StepperEngine(Protocol):
@@ -264,13 +239,10 @@ class Backend(Protocol):
         """Whether two arrays of one shape are the same memory, element by element."""
 
     def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the result of `work`, which may call a SequenceEngine, `select_rows` and `add`.
+        """Return the result of `work`, which may call `add`.
 
         Meanwhile CUDA's current device is the backend's, and NumPy's warnings are off.
         """
-
-    def select_rows(self, a: Array, rows: Array, value: Array | None) -> None:
-        """Write zeros, or the rows of `value` (B, K) or (1, K), to the marked rows of `a`, contiguous (B, K)."""
 
     def add(self, a: Array, more: Array) -> None:
         """Write a + more to `a`, which is contiguous."""
@@ -297,6 +269,9 @@ class Backend(Protocol):
         Raises:
             RuntimeError: steps can't be batch-invariant here, or the GPU is too old for the kernel.
         """
+
+    def sequence_engine(self, weights: StackedWeights, engines: Sequence[Any]) -> SequenceEngine:
+        """Return an engine for whole sequences. Only the form of the weights matters, as calls pass their engines."""
 
     def stepper_engine(
         self,

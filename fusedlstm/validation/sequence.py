@@ -91,26 +91,21 @@ class SequenceChecks:
             layer.check_state(f"{name}[{k}]", state, {**layer.sizes, "B": B}, rows)
         return tuple(states)
 
-    def check_reset(self, reset_to: Any, is_first: Any, B: int) -> tuple[LSTMState | None, ...]:
-        """Return the states that rows are reset to, or raise. Each has one row or B, or is None for zeros."""
+    def check_reset(self, reset_to: Any, is_first: Any, B: int) -> tuple[LSTMState, ...] | None:
+        """Return the states that rows are reset to, of one row or B, or None for zeros. Raise if they are wrong."""
         if reset_to is None:
-            return (None,) * len(self.layer_checks)
+            return None
         states = self.check_states("reset_to", reset_to, B, may_be_one_row=True)
         if is_first is None:
             fail(ValueError, "reset_to", "None without is_first, which marks the rows to reset", "states")
         return states
 
-    def check_is_first(self, is_first: Any, T: int, B: int) -> Array:
-        """Return is_first as (T, B) booleans on the device, or raise."""
-        mask = self.layer_checks[0].check_mask(is_first, B, T, self.time_by_batch)
+    def check_is_first(self, is_first: Any, T: int, B: int) -> Array | None:
+        """Return is_first as (T, B) booleans, in host memory or on the device as it came, or raise."""
+        if is_first is None:
+            return None
+        mask = self.layer_checks[0].check_mask(is_first, B, T, self.time_by_batch, uploads=False)
         return mask.swapaxes(0, 1) if self.batch_first else mask
-
-    def is_first_on_host(self, is_first: Any, checked: Array) -> NumpyArray:
-        """Return flags (T, B) in host memory: the caller's if they are there, else copies of the checked ones."""
-        if not isinstance(is_first, (list, tuple, np.ndarray)):
-            return to_host("is_first", checked)
-        flags = host_mask(is_first)
-        return flags.swapaxes(0, 1) if self.batch_first else flags
 
     def check_reverse(self, reverse: Any) -> None:
         """Raise unless `reverse` is a bool. It must be False if the weights are bidirectional."""
@@ -118,40 +113,51 @@ class SequenceChecks:
         if reverse and self._bidirectional:
             fail(ValueError, "reverse", "False with bidirectional weights", "True")
 
-    def check_active(self, lengths: Any, mask: Any, T: int, B: int) -> NumpyArray | None:
-        """Return the steps that rows take as (T, B) booleans in host memory, or None if they take all. Raise if wrong.
+    def check_steps(
+        self, lengths: Any, mask: Any, T: int, B: int, *, strict: bool = False
+    ) -> tuple[Array | None, Array | None]:
+        """Return lengths (B,) and mask (T, B) of the steps that rows take, in host memory or on the device, or raise.
 
-        Lengths or a mask on a device are copied to the host, which waits for the device.
+        Values of lengths on a device are only checked if `strict`, which waits for the device.
         """
-        if lengths is None and mask is None:
-            return None
-        if mask is not None:
-            if lengths is not None:
-                fail(ValueError, "mask", "None if lengths are given, as they do the same", "a mask")
-            active = self._check_step_mask(mask, T, B)
-        else:
-            active = np.arange(T)[:, None] < _check_lengths(lengths, T, B)
-        return None if active.all() else active
+        if mask is None:
+            return None if lengths is None else self._check_lengths(lengths, T, B, strict=strict), None
+        if lengths is not None:
+            fail(ValueError, "mask", "None if lengths are given, as they do the same", "a mask")
+        return None, self._check_step_mask(mask, T, B)
 
-    def _check_step_mask(self, mask: Any, T: int, B: int) -> NumpyArray:
-        check_plain("mask", mask)
-        host = host_mask(mask) if isinstance(mask, (list, tuple)) else to_host("mask", mask)
-        if host.dtype != np.bool_:
+    def _check_step_mask(self, mask: Any, T: int, B: int) -> Array:
+        array = host_mask(mask) if isinstance(mask, (list, tuple)) else self._plain("mask", mask)
+        if array.dtype != np.bool_:
             wanted = "booleans, True for the steps that a row takes"
-            fail(TypeError, "mask", wanted, f"dtype {host.dtype}", "Use mask != 0")
-        check_shape("mask", host.shape, self.time_by_batch, {"T": T, "B": B})
-        return host.swapaxes(0, 1) if self.batch_first else host
+            fail(TypeError, "mask", wanted, f"dtype {array.dtype}", "Use mask != 0")
+        check_shape("mask", array.shape, self.time_by_batch, {"T": T, "B": B})
+        return array.swapaxes(0, 1) if self.batch_first else array
+
+    def _check_lengths(self, lengths: Any, T: int, B: int, *, strict: bool) -> Array:
+        """Return lengths as integers (B,), or raise."""
+        empty = isinstance(lengths, (list, tuple)) and not lengths  # NumPy would make it an array of floats
+        array = np.zeros(0, np.int64) if empty else self._plain("lengths", lengths)
+        if array.dtype.kind not in "iu":
+            fail(TypeError, "lengths", "integers, the steps that each row takes", f"dtype {array.dtype}")
+        check_shape("lengths", array.shape, "B", {"B": B})
+        if strict or isinstance(array, np.ndarray):
+            _check_range(to_host("lengths", array), T)
+        return array
+
+    def _plain(self, name: str, value: Any) -> Array:
+        """Return a plain array of numbers: the backend's own unchanged, anything else as a NumPy array."""
+        check_plain(name, value)
+        first = self.layer_checks[0]
+        if isinstance(value, np.ndarray) or not isinstance(value, first.backend.array_type):
+            return to_host(name, value)
+        first.check_place(name, value)
+        return value
 
 
-def _check_lengths(lengths: Any, T: int, B: int) -> NumpyArray:
-    """Return lengths as integers (B,) from 0 to T, or raise."""
-    empty = isinstance(lengths, (list, tuple)) and not lengths  # NumPy would make it an array of floats
-    host = np.zeros(0, np.int64) if empty else to_host("lengths", lengths)
-    if host.dtype.kind not in "iu":
-        fail(TypeError, "lengths", "integers, the steps that each row takes", f"dtype {host.dtype}")
-    check_shape("lengths", host.shape, "B", {"B": B})
-    wrong = np.flatnonzero((host < 0) | (host > T))
+def _check_range(lengths: NumpyArray, T: int) -> None:
+    """Raise unless all lengths are from 0 to T."""
+    wrong = np.flatnonzero((lengths < 0) | (lengths > T))
     if wrong.size:
         row = int(wrong[0])
-        fail(ValueError, "lengths", f"lengths from 0 to T = {T}", f"{host[row]} for row {row}")
-    return host
+        fail(ValueError, "lengths", f"lengths from 0 to T = {T}", f"{lengths[row]} for row {row}")

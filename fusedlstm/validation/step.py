@@ -8,6 +8,7 @@ from weakref import ref
 
 import numpy as np
 
+from fusedlstm.arrays.host import host_mask
 from fusedlstm.state import LSTMState, check_state_type
 from fusedlstm.validation.arguments import check_array, check_dtype, check_shape, describe_type, fail
 from fusedlstm.validation.subclasses import check_plain
@@ -51,7 +52,7 @@ class StepChecks:
         arguments = "..." if dtype == self.dtype else f'..., "{dtype}"'
         hint = f"Use {self.maker}({arguments}) to make one"
         check_array(name, array, self.backend.array_type, self.backend.device, hint)
-        self._check_place(name, array)
+        self.check_place(name, array)
         check_dtype(name, array.dtype, dtype, self.why(dtype))
 
     def why(self, dtype: np.dtype[Any]) -> str:
@@ -65,15 +66,19 @@ class StepChecks:
         for part, array, spec in (("h", state.h, f"{rows} P"), ("c", state.c, f"{rows} N")):
             check_shape(f"{name}.{part}", array.shape, spec, sizes, _state_hint(name, state, part, sizes))
 
-    def check_mask(self, is_first: Any, B: int, T: int = 0, shape: str = "B") -> Array:
-        """Return is_first as booleans on the device, or raise. `shape` is "B", or "T B" or "B T" for a sequence."""
+    def check_mask(self, is_first: Any, B: int, T: int = 0, shape: str = "B", *, uploads: bool = True) -> Array:
+        """Return is_first as booleans, or raise. `shape` is "B", or "T B" or "B T" for a sequence.
+
+        The result is on the device, unless flags are in host memory and `uploads` is False.
+        """
         if type(is_first) is self.backend.array_type and shape == "B" and self._is_mask(is_first, B):
             return is_first
         wanted = "booleans, True for the rows to reset before this step"
         if type(is_first) is not np.ndarray:
             check_plain("is_first", is_first)
         try:
-            mask = self.backend.mask(is_first)
+            on_device = uploads or isinstance(is_first, self.backend.array_type)
+            mask = self.backend.mask(is_first) if on_device else host_mask(is_first)
         except (TypeError, ValueError):  # lists of unequal lengths, arrays on another device
             fail(TypeError, "is_first", wanted, describe_type(is_first))
         if mask.dtype != np.bool_:
@@ -83,7 +88,8 @@ class StepChecks:
                 "episode, use it for the next step: is_first[t + 1] = done[t]"
             )
             fail(TypeError, "is_first", wanted, f"dtype {mask.dtype}", hint)
-        self._check_place("is_first", mask)
+        if on_device:
+            self.check_place("is_first", mask)
         check_shape("is_first", mask.shape, shape, {"B": B, "T": T})
         return mask
 
@@ -92,7 +98,8 @@ class StepChecks:
         fits: bool = array.shape == (B,) and array.dtype == np.bool_
         return fits and self.backend.device_of(array) == self.backend.device
 
-    def _check_place(self, name: str, array: Array) -> None:
+    def check_place(self, name: str, array: Array) -> None:
+        """Raise unless one of the backend's arrays is on its device."""
         place = self.backend.device_of(array)
         if place != self.backend.device:
             fail(ValueError, name, f"an array on {self.backend.device}", f"one on {place}")

@@ -14,7 +14,7 @@ from fusedlstm import BackendUnavailableError, LSTMCell, LSTMWeights, available_
 from fusedlstm.arrays import dtypes
 from fusedlstm.backends import select
 from fusedlstm.backends.cuda.runtime import probe
-from fusedlstm.backends.numpy import backend as numpy_backend
+from fusedlstm.backends.numpy import memory
 from fusedlstm.backends.select import unavailable_reason
 
 from support.places import ROOT
@@ -262,7 +262,7 @@ def test_numpy_cell_does_not_import_cupy():
 def test_large_arrays_are_ordinary_arrays(dtype):
     """They don't share memory, are writable and aligned, and can be exported."""
     dtype = dtypes.resolve(dtype)
-    shape = (3, numpy_backend._LARGE // dtype.itemsize)
+    shape = (3, memory._LARGE // dtype.itemsize)
     one, other = (select.choose("numpy").empty(shape, dtype) for _ in range(2))
     assert (one.shape, one.dtype, type(one)) == (shape, dtype, np.ndarray)
     assert one.flags.c_contiguous

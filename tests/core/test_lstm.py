@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights
-from fusedlstm.arrays.host import to_host
 from fusedlstm.backends.numpy.cell import NumpyCell
 
 from support import sequences
@@ -308,16 +307,13 @@ def test_inputs_of_any_strides(backend):
 
 
 def test_long_sequences_run_in_chunks(backend, monkeypatch):
-    from fusedlstm.backends.numpy import sequence as numpy_sequence
-
-    monkeypatch.setattr(numpy_sequence, "_CHUNK", 400)
+    monkeypatch.setattr("fusedlstm.backends.numpy.cell_sequence._CHUNK", 400)
     if backend == "cuda":
-        from fusedlstm.backends.cuda import sequence as cuda
-
-        monkeypatch.setattr(cuda, "_CHUNK", 400)
+        monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", 8 * 400)
     rng = np.random.default_rng(10)
     lstm = plain(backend, bidirectional=True)
-    assert all(1 < engine.sequence.steps_at_once(B) < T for engine in lstm._layers.engines)
+    if backend == "numpy":
+        assert all(1 < engine.sequence.steps_at_once(B) < T for engine in lstm._layers.engines)
     xs, states = rng.normal(size=(T, B, I)), random_states(lstm, B, rng)
     is_first = rng.random((T, B)) < 0.3
     got = lstm(lstm.asarray(xs), states, lengths=[7, 6, 1, 0], is_first=is_first)
@@ -393,44 +389,6 @@ def test_flags_and_masks_keep_their_axes(kind, shape, what, backend):
         is_first = {"is_first": flags} if "is_first" in given else {}
         wanted = sequences.run(weights, xs, on_host(states), reverse=shape == "reverse", **active, **is_first)
         assert_close((got, finals), wanted)
-
-
-@needs_cuda
-@pytest.mark.parametrize("batch_first", [False, True])
-def test_masks_are_made_contiguous_once(batch_first, monkeypatch):
-    """A mask is made contiguous once, not at every step. Flags from the host aren't fetched."""
-    import cupy
-
-    from fusedlstm.backends.cuda import kernels
-
-    weights = StackedWeights.random(I, N, 2, seed=0, bidirectional=True)
-    lstm = LSTM(weights, batch_first=batch_first, backend="cuda")
-    rng = np.random.default_rng(0)
-    shape = (B, T) if batch_first else (T, B)
-    xs, is_first, mask = lstm.asarray(rng.normal(size=(*shape, I))), rng.random(shape) < 0.3, rng.random(shape) < 0.7
-    copied = []
-
-    class Watched:
-        @staticmethod
-        def ascontiguousarray(a):
-            copied.extend([] if a.flags.c_contiguous else [a.shape])
-            return cupy.ascontiguousarray(a)
-
-        def __getattr__(self, name):
-            return getattr(cupy, name)
-
-    monkeypatch.setattr(kernels, "cupy", Watched())
-    fetched = []
-
-    def fetch(name, array):
-        fetched.extend([] if isinstance(array, np.ndarray) else [name])
-        return to_host(name, array)
-
-    monkeypatch.setattr("fusedlstm.validation.sequence.to_host", fetch)
-    lstm(xs, is_first=is_first, mask=mask)
-    assert copied == fetched == []
-    lstm(xs, is_first=lstm.xp.asarray(is_first), mask=mask)
-    assert fetched == ["is_first"]
 
 
 def test_set_weights(backend):
@@ -515,16 +473,10 @@ def test_copies_and_pickles(backend):
 
 
 @pytest.mark.parametrize("B", [1, 4])
-def test_gates_are_held_for_few_steps_at_once(B, backend, monkeypatch):
+def test_gates_are_held_for_few_steps_at_once(B, monkeypatch):
     """Only inputs, outputs and masks need memory that grows with T."""
-    from fusedlstm.backends.numpy import sequence as numpy_sequence
-
-    lstm, held, limit = plain(backend), [], 1000
-    monkeypatch.setattr(numpy_sequence, "_CHUNK", limit)
-    if backend == "cuda":
-        from fusedlstm.backends.cuda import sequence as cuda
-
-        monkeypatch.setattr(cuda, "_CHUNK", limit)
+    lstm, held, limit = plain("numpy"), [], 1000
+    monkeypatch.setattr("fusedlstm.backends.numpy.cell_sequence._CHUNK", limit)
     engine = type(lstm._layers.engines[0].sequence)
     input_gates = engine.input_gates
     monkeypatch.setattr(engine, "input_gates", lambda self, xs: held.append(xs.shape) or input_gates(self, xs))
@@ -553,13 +505,12 @@ def test_memory_does_not_grow_with_the_sequence():
 
 @needs_cuda
 def test_batches_larger_than_a_chunk(monkeypatch):
-    from fusedlstm.backends.cuda import sequence as cuda
-
-    lstm, rng = plain("cuda"), np.random.default_rng(0)
-    xs = lstm.asarray(rng.normal(size=(3, B, I)))
-    wanted = lstm(xs)
-    monkeypatch.setattr(cuda, "_CHUNK", 1)
-    assert_close(lstm(xs), wanted)
+    rng = np.random.default_rng(0)
+    xs, wanted = rng.normal(size=(3, B, I)), plain("cuda")
+    wanted = wanted(wanted.asarray(xs))
+    monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", 1)
+    lstm = plain("cuda")
+    assert_close(lstm(lstm.asarray(xs)), wanted)
 
 
 @needs_cuda
@@ -593,10 +544,10 @@ def random_like(weights):
 
 @needs_cuda
 def test_precision_reaches_the_products(monkeypatch):
-    from fusedlstm.backends.cuda.runtime import cublas
+    from fusedlstm.backends.cuda.runtime import cublaslt
 
-    asked, compute_type = [], cublas.compute_type
-    monkeypatch.setattr(cublas, "compute_type", lambda *a: asked.append(a[1]) or compute_type(*a))
+    asked, compute_type = [], cublaslt.compute_type
+    monkeypatch.setattr(cublaslt, "compute_type", lambda *a: asked.append(a[1]) or compute_type(*a))
     weights = LSTMWeights.random(I, N, seed=0, proj_size=2)
     for precision in ("highest", "high"):
         lstm = LSTM(weights, precision=precision, kernel="matmul", backend="cuda")

@@ -131,8 +131,8 @@ def launch(function, width, arrays, h, c_out, schedule, cell_clip=CELL_CLIP, N=N
         is_first=get("is_first"),
         reset_gates=matrix(get("reset_gates"), one_row_for_all=True),
         reset_c=matrix(get("reset_c"), one_row_for_all=True),
-        h=h,
-        c_out=c_out,
+        h=matrix(h),
+        c_out=matrix(c_out),
         B=B,
     )
     passed = by_value(arguments, G=arrays["gates"].dtype, T=h.dtype)

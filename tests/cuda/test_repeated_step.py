@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights
+from fusedlstm import LSTMCell, LSTMState, LSTMWeights
 from fusedlstm.backends import kernel_choice
 
 from driver import memory, observe
@@ -221,15 +221,3 @@ def test_an_operand_that_is_not_found_is_refused():
     assert members_with(clip_launch(h, 1.0), [h]) == [(0, 0)]
     with pytest.raises(RuntimeError, match=r"^lstm_clip<float>: h has the address of an operand, and isn't one$"):
         members_with(clip_launch(h.view(), 1.0), [h])
-
-
-def test_gates_as_wide_as_x():
-    """A sequence keeps steps that take gates, and `step` keeps steps that take x. Here both are equally wide."""
-    lstm = LSTM(LSTMWeights.random(4 * N, N, seed=0), backend="cuda")
-    xs, states = lstm.asarray(np.random.default_rng(0).normal(size=(3, 5, 4 * N))), lstm.zero_state(5)
-    for _ in range(2):
-        outputs, _ = lstm(xs, states)
-        steps = states
-        for x, wanted in zip(xs, outputs, strict=True):
-            output, steps = lstm.step(x, steps)
-            np.testing.assert_allclose(output.get(), wanted.get(), atol=1e-5)

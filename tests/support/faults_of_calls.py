@@ -320,7 +320,6 @@ STATE = {
             "array.ndim",
             "now repeated bits_of_a_first",
         ),
-        ("gates are taken for x", "key = has_gates, x.shape", "key = x.shape", "now repeated gates_as_wide"),
     ],
     "repeated_step.py": [
         (

@@ -68,6 +68,7 @@ class Instance:
     aligned: bool
     width: int
     project: bool = False
+    idle: bool = False
 
     def __str__(self):
         return step_name(self.shape, self.dtype, *self.options)
@@ -78,20 +79,21 @@ class Instance:
 
     @property
     def options(self):
-        return self.functions, self.peephole, self.clip, self.project, self.aligned, self.width
+        return self.functions, self.peephole, self.clip, self.project, self.aligned, self.width, self.idle
 
     @property
     def tf32(self):
         return self.dtype == "float" and self.shape.pairs
 
 
-def step_name(tile, name, functions, peephole, clip, project, aligned, width):
+def step_name(tile, name, functions, peephole, clip, project, aligned, width, idle):
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip, project, aligned))
-    return f"lstm_step<{tile.c_name(DTYPES[name])}, {functions_type(functions)}, {flags}, {width}>"
+    last = ", true" if idle else ""
+    return f"lstm_step<{tile.c_name(DTYPES[name])}, {functions_type(functions)}, {flags}, {width}{last}>"
 
 
-def project_name(tile, name, width, zoneout=0.0):
-    return f"lstm_project<{tile.c_name(DTYPES[name])}, {width}{zoneout_argument(zoneout)}>"
+def project_name(tile, name, width, zoneout=0.0, *, idle=False):
+    return f"lstm_project<{tile.c_name(DTYPES[name])}, {width}{zoneout_argument(zoneout, then=idle)}>"
 
 
 def _instances():
@@ -147,6 +149,7 @@ class Layout:
         copy: "none", "plain" or "residual".
         reset: the new h and c of reset rows: "zeros", "one row" or "rows"; None without resets.
         readers: whether flags are cleared.
+        idle: what the copies of idle rows get, "zeros" or "last"; None without idle rows. With them, c is in place.
     """
 
     sizes: Sizes
@@ -155,6 +158,7 @@ class Layout:
     copy: str = "none"
     reset: tuple[str, str] | None = None
     readers: bool = False
+    idle: str | None = None
 
     @property
     def pool(self):
@@ -328,9 +332,13 @@ def random_step(instance, layout, seed=None):
     if layout.reset:
         a["is_first"] = random.random(B) < 0.5
         a["is_first"][0] = True
+        if layout.idle:
+            a["is_first"] = some_flags(random, B)
         a["reset_h"] = reset_rows(layout.reset[0], random, B, P, T, of_operand)
         a["reset_c"] = reset_rows(layout.reset[1], random, B, N, A, W)
-        first = a["is_first"] & (a["slots"] >= 0) if layout.pool else a["is_first"]
+        first = a["is_first"] & ~idle_rows(a)
+        if layout.pool:
+            first &= a["slots"] >= 0
         if layout.pool:
             at = a["slots"][first]
             a["h"][at, parities(a["words"][at])] = a["c"][at] = np.nan
@@ -338,7 +346,32 @@ def random_step(instance, layout, seed=None):
             a["h"][first] = a["c"][first] = np.nan
     if layout.readers:
         a["readers"] = np.zeros(instance.shape.grid(B, N)[0], np.uint32)
+    if layout.idle:
+        a["x"][idle_rows(a)] = np.nan
+        if a["input"] is not None:
+            a["input"][idle_rows(a)] = np.nan
+        a["next_h"] = a["out"] if of_out == P else columns_of(random, B, P, T, 1)
+        a["last"] = columns_of(random, B, of_out, T, W) if layout.idle == "last" else None
     return Step(a, weight_ih, weight_hh, weight_hr)
+
+
+def some_flags(random, B):
+    """Return flags of kernels/flags.cuh: the first row is reset, the last one idle, and the others anything."""
+    flags = random.integers(0, 4, B).astype(np.uint8)
+    flags[0], flags[-1] = 1, 2
+    return flags.view(np.bool_)
+
+
+def idle_rows(arrays):
+    """Return which rows the flags make idle. Plain booleans make none."""
+    return arrays["is_first"].view(np.uint8) & 2 > 0
+
+
+def takes_step(arrays, B):
+    """Return which rows take a step: those with a slot that are not idle."""
+    slots, flags = (arrays.get(name) for name in ("slots", "is_first"))
+    own = np.ones(B, bool) if slots is None else slots >= 0
+    return own if flags is None else own & ~idle_rows(arrays)
 
 
 def parities(words):
@@ -384,6 +417,8 @@ def launch_step(
         proj_clip=proj_clip,
         I=sizes.I,
         P=sizes.P,
+        next_h=matrix(a.get("next_h")),
+        last=matrix(a.get("last")),
     )
     passed = by_value(arguments, T=DTYPES[instance.dtype])
     shared_mem = tile.shared_bytes + (tile.bytes_of_m(sizes.N, a["x"].dtype) if instance.project else 0)
@@ -409,7 +444,7 @@ def expected_step(instance, before, *, rounded=True, cell_clip=CELL_CLIP):
     a = before.arrays
     B = len(a["x"])
     slots = np.arange(B) if a["slots"] is None else a["slots"]
-    stepped = slots >= 0
+    stepped = takes_step(a, B)
     at = slots[stepped]
     h = a["h"][at] if a["words"] is None else a["h"][at, parities(a["words"][at])]
     h = old_h = selected(h, a["is_first"], a["reset_h"], stepped)
@@ -439,11 +474,12 @@ def near(got, want, tolerance, rounding=0.0):
 
 
 def assert_copied(name, step, before, stepped, rows):
-    """Check that the copy has the rows that stepped, and zeros elsewhere."""
-    copy, more = step.arrays["copy"], before.arrays["input"]
+    """Check that the copy has the rows that stepped, and elsewhere zeros or their last ones."""
+    copy, more, last = step.arrays["copy"], before.arrays["input"], before.arrays.get("last")
     if copy is None:
         return
-    assert_same_bits("copy of skipped rows", copy[~stepped], np.zeros_like(copy[~stepped]))
+    others = np.zeros_like(copy) if last is None else last
+    assert_same_bits("copy of skipped rows", copy[~stepped], others[~stepped])
     if more is None:
         assert_same_bits("copy", copy[stepped], rows)
     else:
@@ -492,7 +528,10 @@ def assert_stepped(instance, step, before, *, tick=TICK, flips=True, cell_clip=C
         _, _, unrounded, _ = expected_step(instance, before, rounded=False, cell_clip=cell_clip)
         assert_all(near(wide_c, unrounded.c, TF32_TOLERANCE), f"c of {instance}", wide_c, unrounded.c)
     assert_others_keep_their_bits("c", a["c_out"], old["c_out"], at)
-    assert_others_keep_their_bits("out", a["out"], old["out"], *places)
+    if instance.idle:
+        assert_same_bits("h of idle rows", a["next_h"][~stepped], old["h"][~stepped])
+    if a.get("next_h") is not a["out"]:
+        assert_others_keep_their_bits("out", a["out"], old["out"], *places)
     assert_copied(instance.dtype, step, before, stepped, m)
     if a["words"] is not None:
         assert_words(a["words"], old["words"], at, tick, flips)
@@ -514,6 +553,7 @@ class ProjectionLayout:
         limit: the clip's limit.
         flips: whether the words are flipped.
         zoneout: the part of the old h that is kept.
+        idle: whether rows can be idle. Their copies get zeros if B is even.
     """
 
     B: int
@@ -524,6 +564,7 @@ class ProjectionLayout:
     limit: float
     flips: bool = True
     zoneout: float = 0.0
+    idle: bool = False
 
 
 def projection_layouts(tile, name, width):
@@ -583,6 +624,12 @@ def random_projection(tile, name, width, layout):
         a["is_first"] = random.random(B) < 0.5
         a["reset_h"] = None if B % 2 else columns_of(random, B, P, T, width)
         a["readers"] = np.zeros(-(-B // TILES[tile][0].rows), np.uint32)
+    if layout.idle:
+        a["is_first"], a["readers"] = some_flags(random, B), None
+        a["last"] = columns_of(random, B, P, T, width) if B % 2 else None
+        for array in (a["m"], a["input"]):
+            if array is not None:
+                array[idle_rows(a)] = np.nan
     return Projection(a, weight_hr)
 
 
@@ -599,6 +646,8 @@ def launch_projection(function, tile, projection, layout, schedule=FORWARD):
         B=layout.B,
         N=layout.N,
         P=layout.P,
+        is_first=a.get("is_first"),
+        last=matrix(a.get("last")),
     )
     if layout.zoneout:
         old_h, reset_h = matrix(flat(a["old_h"])), matrix(a["reset_h"])
@@ -611,18 +660,19 @@ def launch_projection(function, tile, projection, layout, schedule=FORWARD):
 def assert_projected(tile, name, projection, before, layout):
     a, old = projection.arrays, before.arrays
     slots = np.arange(layout.B) if a["slots"] is None else a["slots"]
-    stepped = slots >= 0
+    stepped = takes_step(old, layout.B)
     m, weight = old["m"][stepped], before.weight_hr
     if is_tf32(tile, name):
         m, weight = to_tf32(m), to_tf32(weight)
     with np.errstate(invalid="ignore"):
         want = np.clip(m.astype(np.float64) @ weight.astype(np.float64).T, -layout.limit, layout.limit)
-    places = (slots[stepped], 1 - parities(old["words"][slots[stepped]])) if layout.pool else (slots,)
+    places = (slots[stepped], 1 - parities(old["words"][slots[stepped]])) if layout.pool else (slots[stepped],)
     tolerance = TOLERANCE[state_type(name)]
     if layout.zoneout:
-        old_h = old["h"][places[0], 1 - places[1]] if layout.pool else old["old_h"]
+        old_h = old["h"][places[0], 1 - places[1]] if layout.pool else old["old_h"][stepped]
         tolerance = tolerance + ROUNDING[name] * np.abs(want)
         want = kept(layout.zoneout, selected(old_h, old["is_first"], old["reset_h"], stepped), want)
+    if a.get("readers") is not None:
         assert not a["is_first"].any(), "flags are not cleared"
         assert not a["readers"].any(), "readers are not reset to zeros"
     h = a["h"][places]

@@ -90,6 +90,8 @@ def _sequences(lstm, B, contiguous):
         )
         for is_first in (None, np.ones((3, B), bool)):
             lstm(xs, states, is_first=is_first)
+            if not lstm.weights.bidirectional:
+                lstm.step(xs[0], states, is_first=None if is_first is None else is_first[0])
 
 
 def _step(owner, B):

@@ -293,7 +293,7 @@ def test_kernels_that_cannot_run_are_said(files, made_up, monkeypatch, capsys):
     monkeypatch.setattr(cublaslt, "why_not", lambda: "nvmath-python is away")
     made_up(wins("tensor_medium"))
     assert tune(path / "cell", "--batch", 8) == 0
-    assert "matmul can't run: Stepper and StatePool can't run on cuda here: nvmath-python is away" in (
+    assert "matmul can't run: Steppers, pools and sequences can't run on cuda here: nvmath-python is away" in (
         capsys.readouterr().out
     )
     assert LSTMCell(weights, backend="cuda").stepper(8).kernels == ("tensor_medium",)

@@ -95,6 +95,8 @@ class StepArguments:
     proj_clip: Double
     I: I64
     P: I64
+    next_h: Annotated[Matrix, "T"] = field(default_factory=Matrix)
+    last: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
 
 
 @dataclass(slots=True)
@@ -114,6 +116,7 @@ class ProjectArguments:
     is_first: Annotated[Any, "unsigned char*"] = None
     readers: Annotated[Any, "unsigned*"] = None
     reset_h: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
+    last: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
 
 
 @dataclass(slots=True)
@@ -127,9 +130,11 @@ class PointwiseArguments:
     is_first: Annotated[Any, "const unsigned char*"]
     reset_gates: Annotated[Matrix, "const G"]
     reset_c: Annotated[Matrix, "const A"]
-    h: Annotated[Any, "T*"]
-    c_out: Annotated[Any, "A*"]
+    h: Annotated[Matrix, "T"]
+    c_out: Annotated[Matrix, "A"]
     B: I64
+    copy: Copy = field(default_factory=Copy)
+    last: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
 
 
 @dataclass(slots=True)
@@ -158,6 +163,9 @@ class FinishArguments:
     B: I64
     P: I64
     old_h: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
+    flags: Annotated[Any, "const unsigned char*"] = None
+    reset_h: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
+    last: Annotated[Matrix, "const T"] = field(default_factory=Matrix)
 
 
 @dataclass(slots=True)
@@ -194,6 +202,36 @@ class GatherArguments:
     capacity: I64
     B: I64
     M: I64
+
+
+@dataclass(slots=True)
+class Booleans:
+    """`Booleans` of kernels/sequence_flags.cu. Strides of bytes are strides of booleans."""
+
+    at: Annotated[Any, "const unsigned char*"] = None
+    step: I64 = 0
+    row: I64 = 0
+
+    @classmethod
+    def of(cls, a: Any) -> Booleans:
+        """Return the Booleans of an array (T, B), any strides. None makes a null pointer."""
+        return cls() if a is None else cls(a, *map(int, a.strides))
+
+
+@dataclass(slots=True)
+class SequenceFlagsArguments:
+    """The arguments of kernels/sequence_flags.cu."""
+
+    flags: Annotated[Matrix, "unsigned char"]
+    lengths: Annotated[Any, "const i64*"]
+    lengths_stride: I64
+    mask: Booleans
+    is_first: Booleans
+    reverse: I64
+    start: I64
+    S: I64
+    T: I64
+    B: I64
 
 
 @dataclass(slots=True)

@@ -12,13 +12,14 @@ from fusedlstm.arrays.host import host_mask, to_host_reals
 from fusedlstm.arrays.libraries import library_of, view_of
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.cuda.cell import CudaCell
-from fusedlstm.backends.cuda.kernels import launch_add, launch_pointwise, launch_select
+from fusedlstm.backends.cuda.kernels import launch_add, launch_pointwise
 from fusedlstm.backends.cuda.layer_step import batch_step, slot_step
 from fusedlstm.backends.cuda.pool import CudaPool
 from fusedlstm.backends.cuda.runtime import fork, tuned
 from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
 from fusedlstm.backends.cuda.runtime.streams import Exported, Order, Turns
 from fusedlstm.backends.cuda.runtime.strides import span
+from fusedlstm.backends.cuda.sequence import CudaSequence
 from fusedlstm.backends.cuda.stepper import CudaStepper
 from fusedlstm.backends.measured import Layer
 from fusedlstm.validation.arguments import check_no_grad, fail
@@ -140,13 +141,9 @@ class CudaBackend:
         return bool(a.data.ptr == b.data.ptr and a.strides == b.strides)
 
     def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the result of `work`, which may call a SequenceEngine, `select_rows` and `add`."""
+        """Return the result of `work`, which may call `add`."""
         with cupy.cuda.Device(self._index):
             return work(*arguments)
-
-    def select_rows(self, a: Any, rows: Any, value: Any) -> None:
-        """Write zeros, or the rows of `value`, to the marked rows of `a` (B, K), which is contiguous."""
-        launch_select(a, rows, value)
 
     def add(self, a: Any, more: Any) -> None:
         """Write a + more to `a`, which is contiguous."""
@@ -208,6 +205,11 @@ class CudaBackend:
         if "matmul" in kernels:
             check_can_plan()
         return kernels
+
+    def sequence_engine(self, weights: StackedWeights, engines: Sequence[CudaCell]) -> CudaSequence:
+        """Return an engine for whole sequences. `engines` is ignored, as every call passes its own."""
+        del engines
+        return CudaSequence(self._index, weights)
 
     def stepper_engine(
         self,

@@ -14,7 +14,6 @@ from fusedlstm.backends.cuda.repeated_step import Operands, RepeatedStep
 from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.cublas import write_product
 from fusedlstm.backends.cuda.runtime.strides import with_contiguous_rows
-from fusedlstm.backends.cuda.sequence import CudaSequence
 from fusedlstm.backends.cuda.step_kernels import interleaved_for
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ class CudaCell(CellEngine):
         self.weights = own = DeviceWeights(weights)
         self.precision, self.kernel, self.measured = precision, kernel, measured
         self.device = cupy.cuda.Device()
-        self._index, capability = self.device.id, int(self.device.compute_capability)
-        self._about = own.I, own.N, own.P, own.dtype.name, precision, capability
+        self._index, self.capability = self.device.id, int(self.device.compute_capability)
+        self._about = own.I, own.N, own.P, own.dtype.name, precision, self.capability
         self._steps: dict[tuple[Any, ...], RepeatedStep] = {}  # by what they depend on
         self.turns: weakref.WeakSet[Turns] = weakref.WeakSet()  # of Steppers and pools that read the weights
         for each in kernel_choice.choices(*self._about, forced=kernel, measured=measured) - {"matmul"}:
@@ -88,10 +87,10 @@ class CudaCell(CellEngine):
         if x.shape[0] == 0:
             return
         if cupy.cuda.runtime.getDevice() == self._index:
-            self._queue(False, x, h, c, h_out, c_out, is_first, reset)
+            self._queue(x, h, c, h_out, c_out, is_first, reset)
         else:
             with self.device:
-                self._queue(False, x, h, c, h_out, c_out, is_first, reset)
+                self._queue(x, h, c, h_out, c_out, is_first, reset)
 
     def prepare_reset(self, reset_h: Any, reset_c: Any) -> Reset:
         """Return a `reset` for `run`."""
@@ -99,20 +98,8 @@ class CudaCell(CellEngine):
         with self.device:
             return Reset(self, reset_h, reset_c)
 
-    @property
-    def sequence(self) -> CudaSequence:
-        return CudaSequence(self)
-
-    def step_from_x_gates(
-        self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
-    ) -> None:
-        """Write the next h and c from x's part of the gates (B, 4N), with B at least 1, by the kernel "matmul"."""
-        self._queue(True, gates, h, c, h_out, c_out, is_first, reset)
-
-    def _queue(
-        self, has_gates: bool, x: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any, reset: Reset | None
-    ) -> None:
-        """Queue a step on the current stream of this device. `has_gates` says that x is its part of the gates.
+    def _queue(self, x: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any, reset: Reset | None) -> None:
+        """Queue a step on the current stream of this device.
 
         The addresses of arrays are new each time. All else is looked up by what it depends on.
         """
@@ -121,7 +108,7 @@ class CudaCell(CellEngine):
         more: tuple[Any, ...] = ()
         layouts: tuple[Any, ...] = ()
         if is_first is not None:
-            multiplies = has_gates or self.kernel_for(len(x)) == "matmul"
+            multiplies = self.kernel_for(len(x)) == "matmul"
             of_reset = () if reset is None else reset.arrays(with_gates=multiplies)
             for array in of_reset:
                 low_bits |= array.data.ptr
@@ -129,21 +116,20 @@ class CudaCell(CellEngine):
             layouts = tuple((len(array), array.strides) for array in more)
             addresses += tuple(array.data.ptr for array in more)
         unaligned = low_bits % _VECTOR and tuple(address % _VECTOR for address in addresses)
-        key = has_gates, x.shape, x.strides, h.strides, c.strides, unaligned, layouts
+        key = x.shape, x.strides, h.strides, c.strides, unaligned, layouts
         step = self._steps.get(key)
         if step is None:
             operands = Operands(x, h, c, h_out, c_out, *more)
             rows = [with_contiguous_rows(array) for array in operands[:3]]
             if any(row is not given for row, given in zip(rows, operands, strict=False)):
-                self._queue(has_gates, rows[0], rows[1], rows[2], h_out, c_out, is_first, reset)
+                self._queue(rows[0], rows[1], rows[2], h_out, c_out, is_first, reset)
                 return
-            step = self._new_step(key, operands, has_gates=has_gates)
+            step = self._new_step(key, operands)
         step.queue(cupy.cuda.get_current_stream().ptr, addresses)
 
-    def _new_step(self, key: tuple[Any, ...], operands: Operands, *, has_gates: bool) -> RepeatedStep:
+    def _new_step(self, key: tuple[Any, ...], operands: Operands) -> RepeatedStep:
         """Return the step of these operands, and keep it under a key."""
-        kernel = "matmul" if has_gates else self.kernel_for(len(operands.c))
-        step = RepeatedStep(self.weights, kernel, self.precision, operands, has_gates=has_gates)
+        step = RepeatedStep(self.weights, self.kernel_for(len(operands.c)), self.precision, operands)
         if len(self._steps) >= _MOST_STEPS:
             self._steps.clear()
         self._steps[key] = step

@@ -43,6 +43,6 @@ def bits(number: float) -> str:
     return hex(struct.unpack("<Q", struct.pack("<d", number))[0])
 
 
-def zoneout_argument(zoneout: float) -> str:
-    """Return the last template argument of a kernel that keeps this part of h, or nothing if the part is 0."""
-    return f", {bits(zoneout)}" if zoneout else ""
+def zoneout_argument(zoneout: float, *, then: bool = False) -> str:
+    """Return a kernel's last template arguments: the part of h to keep, and `then`, without trailing defaults."""
+    return f", {bits(zoneout)}{', true' if then else ''}" if zoneout or then else ""

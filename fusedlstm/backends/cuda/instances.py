@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fusedlstm.arrays import dtypes
 from fusedlstm.backends import kernel_choice
-from fusedlstm.backends.cuda import kernels, slot_kernels, step_kernels, weight_kernels
+from fusedlstm.backends.cuda import kernels, sequence_kernels, slot_kernels, step_kernels, weight_kernels
 from fusedlstm.backends.cuda.tiles import tile_of
 from fusedlstm.validation.weights import as_layers
 
@@ -57,32 +57,53 @@ class _Uses:
 
     def all(self) -> Iterator[Kernel]:
         objects = self._use.objects
-        for k, layer in enumerate(self._layers):
-            if "cell" in objects or "sequence" in objects:
-                yield from self._plain(layer, is_upper=k >= self._weights.num_directions)
-            if "sequence" in objects:
-                yield from (kernels.select_kernel(layer.dtype), kernels.select_kernel(layer.gates))
-                if any(self._weights.residual):
-                    yield kernels.add_kernel(layer.dtype)
+        if "cell" in objects or "sequence" in objects:
+            for k, layer in enumerate(self._layers):
+                yield from self._owned(layer)
+                if not self._weights.bidirectional:  # LSTM.step is a cell's step for each layer
+                    yield from self._plain(layer, is_upper=k > 0)
+        if "sequence" in objects:
+            for layer in self._layers:
+                yield from self._sequence(layer)
+            if any(self._weights.residual) and not self._weights.bidirectional:
+                yield kernels.add_kernel(self._layers[0].dtype)
         if "stepper" in objects and not self._weights.bidirectional:
             yield from self._steppers()
         if "pool" in objects and not self._weights.bidirectional:
             yield from self._pools()
 
+    def _owned(self, layer: _Layer) -> Iterator[Kernel]:
+        """Yield the kernels that a new cell or LSTM runs."""
+        about = *layer.sizes, *self._about, self._capability
+        for kernel in kernel_choice.choices(*about, forced=self._forced) - {"matmul"}:
+            yield from layer.interleaving(kernel)
+
     def _plain(self, layer: _Layer, *, is_upper: bool) -> Iterator[Kernel]:
         """Yield the kernels of a cell's calls. An upper layer's x is contiguous, as the layer below has made it."""
         contiguous, about = self._use.contiguous, (*layer.sizes, *self._about, self._capability)
-        for kernel in kernel_choice.choices(*about, forced=self._forced) - {"matmul"}:
-            yield from layer.interleaving(kernel)
         for B in self._batches:
             kernel = kernel_choice.choose(B, *about, forced=self._forced)
             if kernel == "matmul":
                 yield from layer.pointwise(contiguous=contiguous)
                 continue
-            x, h = layer.staged(B, slices="sequence" in self._use.objects)
+            x, h = layer.staged(B)
             x, h = (x if contiguous or is_upper else _EITHER), (h if contiguous else _EITHER)
             staged = {of_x and of_h for of_x, of_h in itertools.product(x, h)}
             yield from layer.step(kernel, B, staged, odd=not contiguous, odd_m=not contiguous)
+
+    def _sequence(self, layer: _Layer) -> Iterator[Kernel]:
+        """Yield the kernels of whole sequences, with and without flags."""
+        yield sequence_kernels.flags_kernel()
+        for B in self._batches:
+            (kernel,) = kernel_choice.runnable_layers(
+                *(B, (layer.sizes,), *self._about, self._capability), forced=self._forced, can_plan=self._can_plan
+            )
+            if kernel != "matmul":
+                yield from layer.interleaving(kernel)
+                for idle in _EITHER:
+                    yield from layer.step(kernel, B, {True}, odd=False, odd_m=False, idle=idle)
+            elif self._can_plan:
+                yield from layer.after_products()
 
     def _chosen(self, B: int) -> tuple[str, ...]:
         return kernel_choice.runnable_layers(
@@ -166,6 +187,15 @@ class _Layer:
         if self._zoneout or (self._projects and (self._clips_h or copied)):
             yield kernels.finish_kernel(self.dtype, self._zoneout)
 
+    def after_products(self) -> Iterator[Kernel]:
+        """Yield the kernels of a sequence's step after its cuBLASLt products."""
+        (width,) = self._vectors(contiguous=True)
+        for flags in _EITHER:
+            options = *self._options, flags, True
+            yield kernels.pointwise_kernel(self.gates, self.dtype, width, self._functions_of_m, *options)
+        if self._projects or self._zoneout:
+            yield kernels.finish_kernel(self.dtype, self._zoneout, sequence=True)
+
     def interleaving(self, kernel: str) -> Iterator[Kernel]:
         """Yield the kernels that copy the weights for steps in one kernel."""
         rounded = step_kernels.rounds(kernel, self.dtype)
@@ -173,13 +203,13 @@ class _Layer:
         if self._projects:
             yield weight_kernels.pad_kernel(self.dtype, rounded)
 
-    def staged(self, B: int, *, slices: bool) -> list[set[bool]]:
-        """Return whether contiguous x and h of B rows can be staged. With `slices`, one row may begin anywhere."""
-        of_one_row = _EITHER if slices else {True}
-        fit = (columns * self.dtype.itemsize % _STAGED == 0 for columns in (self._I, self._P))
-        return [{True} if fits else {False} if B > 1 else of_one_row for fits in fit]
+    def staged(self, B: int) -> list[set[bool]]:
+        """Return whether contiguous x and h of B rows can be staged."""
+        return [{B == 1 or columns * self.dtype.itemsize % _STAGED == 0} for columns in (self._I, self._P)]
 
-    def step(self, kernel: str, B: int, staged: set[bool], *, odd: bool, odd_m: bool) -> Iterator[Kernel]:
+    def step(
+        self, kernel: str, B: int, staged: set[bool], *, odd: bool, odd_m: bool, idle: bool = False
+    ) -> Iterator[Kernel]:
         """Yield the kernels of a step.
 
         Args:
@@ -188,6 +218,7 @@ class _Layer:
             staged: whether x and h can be copied to tiles 16 bytes at a time: {True}, {False}, or both if it may vary.
             odd: whether the caller's arrays that get h, or are added to it, may begin at any element.
             odd_m: the same for the arrays of a launch that computes only m.
+            idle: whether rows can be idle.
         """
         tile = tile_of(kernel, B, self.dtype)
         inside = self._projects and tile.projects(B, self._N, self.dtype)
@@ -197,10 +228,11 @@ class _Layer:
         widths = pair((self._N, self._P) if inside else (self._N,), odd=odd_m if apart else odd)
         bytes_of_m = tile.bytes_of_m(self._N, self.dtype) if inside else 0
         for aligned, width in itertools.product(staged, widths):
-            yield step_kernels.step_kernel(tile, self.dtype, functions, *self._options, aligned, width, bytes_of_m)
+            about = tile, self.dtype, functions, *self._options, aligned, width, bytes_of_m
+            yield step_kernels.step_kernel(*about, idle=idle)
         if apart:
             for width in pair((self._P,), odd=odd):
-                yield step_kernels.project_kernel(tile, self.dtype, width, self._zoneout)
+                yield step_kernels.project_kernel(tile, self.dtype, width, self._zoneout, idle=idle)
 
 
 def _widths(columns: Sequence[int], *, pairs: bool, odd: bool) -> set[int]:

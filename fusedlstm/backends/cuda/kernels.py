@@ -27,7 +27,7 @@ from fusedlstm.backends.cuda.runtime.strides import is_aligned, with_contiguous_
 from fusedlstm.backends.cuda.runtime.structs import C_NAMES, Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import numpy as np
 
@@ -53,9 +53,11 @@ def pointwise_kernel(
     peephole: bool,
     clip: bool,
     reset: bool,
+    sequence: bool = False,
 ) -> Kernel:
     """Return the instance of kernels/pointwise.cu for these template arguments."""
-    flags = ", ".join(str(flag).lower() for flag in (peephole, clip, reset))
+    options = peephole, clip, reset, *([sequence] if sequence else [])
+    flags = ", ".join(str(flag).lower() for flag in options)
     types = f"{C_NAMES[gates.name]}, {C_NAMES[dtype.name]}, {width}, {functions_type(functions)}"
     name = f"lstm_pointwise<{types}, {flags}>"
     return Kernel("pointwise.cu", name, Struct(PointwiseArguments, G=gates, T=dtype))
@@ -90,8 +92,7 @@ def pointwise_launch(
     Matrices have contiguous rows. All other arrays are contiguous.
     """
     B, N = c.shape
-    arrays = (gates, gates_h, bias, peephole, c, reset_gates, reset_c, h_out, c_out)
-    width = _VECTOR if N % _VECTOR == 0 and all(a is None or is_aligned(a, _VECTOR) for a in arrays) else 1
+    width = width_of(N, (gates, gates_h, bias, peephole, c, reset_gates, reset_c, h_out, c_out))
     kernel = pointwise_kernel(
         gates.dtype,
         h_out.dtype,
@@ -109,11 +110,16 @@ def pointwise_launch(
         is_first=is_first,
         reset_gates=Matrix.of(reset_gates),
         reset_c=Matrix.of(reset_c),
-        h=h_out,
-        c_out=c_out,
+        h=Matrix.of(h_out),
+        c_out=Matrix.of(c_out),
         B=B,
     )
     return Launch(kernel, *rows_and_columns(B, -(-N // width)), arguments)
+
+
+def width_of(N: int, arrays: Iterable[Any]) -> int:
+    """Return how many of N units a thread can move as one, in these arrays. Those that are None don't count."""
+    return _VECTOR if N % _VECTOR == 0 and all(a is None or is_aligned(a, _VECTOR) for a in arrays) else 1
 
 
 def rows_and_columns(B: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -141,14 +147,11 @@ def select_kernel(dtype: np.dtype[Any]) -> Kernel:
     return Kernel("select.cu", f"lstm_select<{C_NAMES[dtype.name]}>", Struct(SelectArguments, T=dtype))
 
 
-def launch_select(a: Any, rows: Any, value: Any) -> None:
-    """Launch kernels/select.cu on `a` (B, K), contiguous. `rows` is (B,), `value` (B, K), (1, K) or None for zeros."""
-    value = None if value is None else with_contiguous_rows(value)
-    select_launch(a, cupy.ascontiguousarray(rows), value).queue()
-
-
 def select_launch(a: Any, rows: Any, value: Any) -> Launch:
-    """Return the launch of kernels/select.cu. Arguments are `launch_select`'s, with contiguous rows."""
+    """Return the launch of kernels/select.cu on `a` (B, K), contiguous.
+
+    `rows` is (B,), contiguous. `value` is (B, K), (1, K) or None for zeros, with contiguous rows.
+    """
     B, K = a.shape
     arguments = SelectArguments(out=a, mask=rows, value=Matrix.of(value), B=B, K=K)
     return Launch(select_kernel(a.dtype), *rows_and_columns(B, K), arguments)
@@ -177,6 +180,7 @@ class Destinations:
         copy: (B, P), a second place for h. Rows that take no step get zeros.
         input: (B, P), added to the copy, for a residual layer.
         old_h: (B, P), the h that zoneout keeps a part of; None without zoneout, and for m.
+        last: (B, P), what the copy of an idle row of a sequence gets; None for zeros.
     """
 
     h: Any
@@ -184,6 +188,7 @@ class Destinations:
     copy: Any = None
     input: Any = None
     old_h: Any = None
+    last: Any = None
 
     def copies(self) -> Copy:
         """Return `copy` and `input` as kernels take them."""
@@ -209,8 +214,7 @@ def launch_planned(weights: DeviceWeights, gates: Any, c: Any, to: Destinations,
         h_by_slot: whether `to.slot_of_row` also gives the row of h.
     """
     B, N = len(gates), weights.N
-    arrays = (gates, weights.bias, weights.peephole, c, to.h, to.copy, to.input)
-    width = _VECTOR if N % _VECTOR == 0 and all(a is None or is_aligned(a, _VECTOR) for a in arrays) else 1
+    width = width_of(N, (gates, weights.bias, weights.peephole, c, to.h, to.copy, to.input))
     clip = weights.cell_clip
     options = weights.functions_of_m, weights.peephole is not None, clip is not None
     kernel = planned_kernel(weights.dtype, width, *options)
@@ -229,9 +233,9 @@ def launch_planned(weights: DeviceWeights, gates: Any, c: Any, to: Destinations,
 
 
 @functools.cache
-def finish_kernel(dtype: np.dtype[Any], zoneout: float = 0.0) -> Kernel:
+def finish_kernel(dtype: np.dtype[Any], zoneout: float = 0.0, *, sequence: bool = False) -> Kernel:
     """Return the instance of kernels/finish.cu for a dtype and the part of h to keep."""
-    name = f"lstm_finish<{C_NAMES[dtype.name]}{zoneout_argument(zoneout)}>"
+    name = f"lstm_finish<{C_NAMES[dtype.name]}{zoneout_argument(zoneout, then=sequence)}>"
     return Kernel("finish.cu", name, Struct(FinishArguments, T=dtype))
 
 

@@ -31,10 +31,10 @@ _STREAM, _HANDLE = 0, 1  # what work is queued on: a stream, or cuBLAS's handle
 
 
 class Operands(NamedTuple):
-    """The arrays of a step, or their addresses. Rows are contiguous. h_out, c_out and gates are contiguous as a whole.
+    """The arrays of a step, or their addresses. Rows are contiguous. h_out and c_out are contiguous as a whole.
 
     Attributes:
-        x: (B, I), or x's part of the gates, (B, 4N).
+        x: (B, I).
         h: (B, P).
         c: (B, N).
         h_out: (B, P).
@@ -64,12 +64,9 @@ class RepeatedStep:
         kernel: a name of `kernel_choice.py`.
         precision: the precision of products.
         first: the operands of the first step.
-        has_gates: whether `first.x` is x's part of the gates. Then the kernel is "matmul".
     """
 
-    def __init__(
-        self, weights: DeviceWeights, kernel: str, precision: str, first: Operands, *, has_gates: bool = False
-    ) -> None:
+    def __init__(self, weights: DeviceWeights, kernel: str, precision: str, first: Operands) -> None:
         self._weights, self._precision = weights, precision
         self._arrays: list[Any] = [a.view() for a in first if a is not None]  # c and c_out may be one object
         self._offsets: list[int] = []  # of the arrays in scratch memory
@@ -77,7 +74,7 @@ class RepeatedStep:
         self._work: list[tuple[Callable[[int, Sequence[int]], None], int]] = []
         operands = Operands(*self._arrays)  # only the last ones can be None
         if kernel == "matmul":
-            self._matmul(operands, has_gates=has_gates)
+            self._matmul(operands)
         else:
             self._one_kernel(operands, kernel)
         self._multiplies = any(on == _HANDLE for _, on in self._work)
@@ -106,11 +103,11 @@ class RepeatedStep:
         finally:
             cublas.end(handle, mode)
 
-    def _matmul(self, o: Operands, *, has_gates: bool) -> None:
+    def _matmul(self, o: Operands) -> None:
         """List the products of x and h, the pointwise launch, and what follows it."""
         weights = self._weights
         B, N = o.c.shape
-        gates = o.x if has_gates else self._product(o.x, weights.weight_ih, weights.gates_dtype)
+        gates = self._product(o.x, weights.weight_ih, weights.gates_dtype)
         of_h = self._product(o.h, weights.weight_hh, weights.gates_dtype)
         old_h = self._old_h(o) if weights.functions.zoneout_h else None
         m = o.h_out if weights.weight_hr is None else self._scratch((B, N), weights.dtype)

@@ -1,54 +1,92 @@
-"""Step a cell through a sequence: one product for the x of many steps, unless a kernel multiplies x and h."""
+"""Whole sequences on a GPU, through layers and directions. All work is queued, and nothing is read from the GPU."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import cupy
+
 from fusedlstm.backends.base import SequenceEngine
+from fusedlstm.backends.cuda.chunked_sequence import ChunkedSequence
+from fusedlstm.backends.cuda.runtime import fork
+from fusedlstm.backends.cuda.runtime.pinned import Uploads
+from fusedlstm.backends.cuda.runtime.streams import check_not_captured
+from fusedlstm.backends.cuda.runtime.strides import copy_rows
+from fusedlstm.backends.cuda.sequence_marks import Marks
 
 if TYPE_CHECKING:
-    from fusedlstm.backends.cuda.cell import CudaCell, Reset
+    from collections.abc import Sequence
 
-# The most elements of gates that one product computes from x: 64 MiB of float32.
-_CHUNK = 1 << 24
+    from fusedlstm.backends.cuda.cell import CudaCell
+    from fusedlstm.backends.sequence_run import SequenceRun
+    from fusedlstm.stacked import StackedWeights
 
 
 class CudaSequence(SequenceEngine):
-    """See `fusedlstm.backends.base.SequenceEngine`."""
+    """See `fusedlstm.backends.base.SequenceEngine`.
 
-    def __init__(self, cell: CudaCell) -> None:
-        self._cell = cell
+    With one direction, each chunk of steps passes through all layers. With two, each layer runs both directions through
+    the whole sequence, one after the other.
 
-    def steps_at_once(self, B: int) -> int:
-        """Return how many steps to pass to `input_gates` at once, so that their gates have at most _CHUNK elements.
+    Args:
+        index: the GPU.
+        weights: the layers. Only their form matters, as `run` gets the engines.
+    """
 
-        A kernel that does a whole step multiplies x itself, so there are no gates, and it is 1.
-        """
-        if self._cell.kernel_for(B) != "matmul":
-            return 1
-        return max(1, _CHUNK // max(1, 4 * self._cell.weights.N * B))
+    def __init__(self, index: int, weights: StackedWeights) -> None:
+        self._index, self._bidirectional, residual = index, weights.bidirectional, weights.residual
+        self._top = len(weights.layers) - 1
+        if weights.bidirectional:
+            self._parts = [ChunkedSequence(index, residual[k // 2 : k // 2 + 1]) for k in range(len(weights.layers))]
+        else:
+            self._parts = [ChunkedSequence(index, residual)]
+        self._uploads: list[Uploads] = []  # which no call uses
 
-    def input_gates(self, xs: Any) -> Any:
-        """Return x's part of the gates for the steps xs: (T, B, I) -> (T, B, 4N)."""
-        cell = self._cell
-        cell.check()
-        T, B, I = xs.shape
-        return cell.product(xs.reshape(T * B, I), cell.weights.weight_ih).reshape(T, B, -1)
+    def run(self, engines: Sequence[CudaCell], run: SequenceRun) -> None:
+        fork.check_process()
+        for engine in engines:
+            engine.check()
+        with cupy.cuda.Device(self._index):
+            check_not_captured("an LSTM's call on sequences")
+            if 0 in run.xs.shape[:2]:
+                self._keep_states(run)
+                return
+            uploads = self._uploads.pop() if self._uploads else Uploads()
+            try:
+                marks = Marks.of(run, uploads)
+            finally:
+                self._uploads.append(uploads)
+            if self._bidirectional:
+                self._run_both(engines, run, marks)
+            else:
+                self._parts[0].run(engines, run, marks)
 
-    def run_gates(
-        self, gates: Any, h: Any, c: Any, h_out: Any, c_out: Any, is_first: Any = None, reset: Reset | None = None
-    ) -> None:
-        self._cell.step_from_x_gates(gates, h, c, h_out, c_out, is_first, reset)
+    def _keep_states(self, run: SequenceRun) -> None:
+        """Do the work of a call without steps or rows."""
+        for state, final in zip(run.states, run.finals, strict=True):
+            copy_rows(final.h, state.h)
+            copy_rows(final.c, state.c)
 
-    def run_steps(self, xs: Any, h: Any, c: Any, ys: Any, c_out: Any) -> None:
-        at_once = self.steps_at_once(len(c))
-        if at_once == 1:
-            for x, y in zip(xs, ys, strict=True):
-                self._cell.run(x, h, c, y, c_out)
-                h, c = y, c_out
-            return
-        for start in range(0, len(xs), at_once):
-            part = slice(start, start + at_once)
-            for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
-                self.run_gates(gates, h, c, y, c_out)
-                h, c = y, c_out
+    def _run_both(self, engines: Sequence[CudaCell], run: SequenceRun, marks: Marks) -> None:
+        """Run layer after layer, forward and backward. The results of lower layers are in memory of CuPy's pool."""
+        xs: Any = run.xs
+        for k in range(0, len(engines), 2):
+            is_top = k + 1 == self._top
+            widths = [engine.weights.P for engine in engines[k : k + 2]]
+            whole = run.outputs if is_top else cupy.empty((*xs.shape[:2], sum(widths)), xs.dtype)
+            halves = whole[:, :, : widths[0]], whole[:, :, widths[0] :]
+            for d, half in enumerate(halves):
+                only = slice(k + d, k + d + 1)
+                own = replace(
+                    run,
+                    xs=xs,
+                    states=run.states[only],
+                    outputs=half,
+                    finals=run.finals[only],
+                    reset_to=None if run.reset_to is None else run.reset_to[only],
+                    reverse=d == 1,
+                    repeats=run.repeats and is_top,
+                )
+                self._parts[k + d].run(engines[only], own, marks)
+            xs = whole

@@ -37,12 +37,14 @@ class Resets:
         h: what h becomes: (B, P), or one row, or None for zeros.
         c: what c becomes: (B, N), or one row, or None for zeros.
         readers: (row blocks,) zeros of uint32, which the launch needs to clear the flags; None leaves them set.
+        idle: whether `is_first` has flags of kernels/flags.cuh, so that rows can be idle.
     """
 
     is_first: Any
     h: Any = None
     c: Any = None
     readers: Any = None
+    idle: bool = False
 
 
 _NO_RESETS = Resets(None)
@@ -68,10 +70,13 @@ def step_kernel(
     aligned: bool,
     width: int,
     bytes_of_m: int = 0,
+    *,
+    idle: bool = False,
 ) -> Kernel:
     """Return the instance of kernels/step.cu for these template arguments. If it has room for m, it also projects m."""
     flags = ", ".join(str(flag).lower() for flag in (peephole, clip, bytes_of_m > 0, aligned))
-    name = f"lstm_step<{tile.c_name(dtype)}, {functions_type(functions)}, {flags}, {width}>"
+    last = ", true" if idle else ""
+    name = f"lstm_step<{tile.c_name(dtype)}, {functions_type(functions)}, {flags}, {width}{last}>"
     return Kernel("step.cu", name, Struct(StepArguments, T=dtype), tile.shared_bytes + bytes_of_m)
 
 
@@ -100,16 +105,18 @@ def launches(
         to: where h goes. Without a pool it must not overlap the old h. Its `slot_of_row` is not used.
         m: scratch of at least (B, N) if `needs_m`, with rows aligned to 16 bytes.
         slots: the slots of a pool's rows; None without a pool.
-        resets: which rows are reset, and to what.
+        resets: which rows are reset, and to what. If rows can be idle, c_out is c, and there are no slots. Idle rows
+            keep c, and their h is copied to `to.h`.
     """
     if not needs_m(weights, kernel, len(x)):
-        return [_step(weights, kernel, x, h, c, c_out, to, slots, resets)]
+        return [_step(weights, kernel, x, h, c, c_out, to, slots, resets, to.h)]
     waiting = None if slots is None else replace(slots, flips=False)
     keeps = weights.functions.zoneout_h > 0  # then the projection also reads h and the flags
     before = replace(resets, readers=None) if keeps else resets
-    of_m = _step(weights, kernel, x, h, c, c_out, Destinations(m), waiting, before, only_m=True)
-    kept = (h, resets) if keeps else (None, _NO_RESETS)
-    return [of_m, _projection(weights, kernel, len(x), m, to, slots, *kept)]
+    of_m = _step(weights, kernel, x, h, c, c_out, Destinations(m), waiting, before, to.h, only_m=True)
+    old_h = h if keeps else None
+    after = resets if keeps else Resets(resets.is_first, idle=True) if resets.idle else _NO_RESETS
+    return [of_m, _projection(weights, kernel, len(x), m, to, slots, old_h, after)]
 
 
 def needs_m(weights: DeviceWeights, kernel: str, B: int) -> bool:
@@ -129,10 +136,14 @@ def _step(
     to: Destinations,
     slots: SlotRows | None,
     resets: Resets,
+    next_h: Any,
     *,
     only_m: bool = False,
 ) -> Launch:
-    """Return the launch of kernels/step.cu, for h or for m alone. m has a row for each row of x, even in pools."""
+    """Return the launch of kernels/step.cu, for h or for m alone. m has a row for each row of x, even in pools.
+
+    The h of idle rows is copied to `next_h`.
+    """
     B, N, P = len(x), weights.N, weights.P
     interleaved = interleaved_for(weights, kernel)
     tile, clip, limit = tile_of(kernel, B, weights.dtype), weights.cell_clip, weights.proj_clip
@@ -140,7 +151,7 @@ def _step(
     aligned = all(a is None or can_stage(a) for a in (x, h, resets.h))
     functions = weights.functions_of_m if only_m else weights.functions
     old_h = (h, resets.h) if functions.zoneout_h else ()
-    moved = (c, c_out, to.h, weights.bias, weights.peephole, to.copy, to.input, resets.c, *old_h)
+    moved = (c, c_out, to.h, weights.bias, weights.peephole, to.copy, to.input, to.last, resets.c, *old_h)
     width = _width(tile, (N, N if projection is None else P), moved)
     bytes_of_m = 0 if projection is None else tile.bytes_of_m(N, weights.dtype)
     options = functions, weights.peephole is not None, clip is not None
@@ -166,8 +177,10 @@ def _step(
         proj_clip=math.inf if limit is None else limit,
         I=weights.I,
         P=P,
+        next_h=Matrix.of(next_h if resets.idle else None),
+        last=Matrix.of(to.last),
     )
-    instance = step_kernel(tile, weights.dtype, *options, aligned, width, bytes_of_m)
+    instance = step_kernel(tile, weights.dtype, *options, aligned, width, bytes_of_m, idle=resets.idle)
     return Launch(instance, step_grid(tile, B, N, projects=projection is not None), (tile.threads,), arguments)
 
 
@@ -182,9 +195,9 @@ def project_grid(tile: Tile, B: int, P: int) -> tuple[int, int]:
 
 
 @functools.cache
-def project_kernel(tile: Tile, dtype: np.dtype[Any], width: int, zoneout: float = 0.0) -> Kernel:
+def project_kernel(tile: Tile, dtype: np.dtype[Any], width: int, zoneout: float = 0.0, *, idle: bool = False) -> Kernel:
     """Return the instance of kernels/project.cu for these template arguments."""
-    name = f"lstm_project<{tile.c_name(dtype)}, {width}{zoneout_argument(zoneout)}>"
+    name = f"lstm_project<{tile.c_name(dtype)}, {width}{zoneout_argument(zoneout, then=idle)}>"
     return Kernel("project.cu", name, Struct(ProjectArguments, T=dtype), tile.shared_bytes)
 
 
@@ -198,7 +211,7 @@ def _projection(
     old_h: Any,
     resets: Resets,
 ) -> Launch:
-    """Return the launch of kernels/project.cu. Without zoneout of h, pass no `old_h` and no resets."""
+    """Return the launch of kernels/project.cu. Without zoneout of h, pass no `old_h`, and only flags of idle rows."""
     P, limit = weights.P, weights.proj_clip
     tile, weight = tile_of(kernel, B, weights.dtype), interleaved_for(weights, kernel).projection
     arguments = ProjectArguments(
@@ -215,9 +228,10 @@ def _projection(
         is_first=resets.is_first,
         readers=resets.readers,
         reset_h=Matrix.of(resets.h),
+        last=Matrix.of(to.last),
     )
-    width = _width(tile, (P,), (to.h, to.copy, to.input, old_h, resets.h))
-    instance = project_kernel(tile, weights.dtype, width, weights.functions.zoneout_h)
+    width = _width(tile, (P,), (to.h, to.copy, to.input, to.last, old_h, resets.h))
+    instance = project_kernel(tile, weights.dtype, width, weights.functions.zoneout_h, idle=resets.idle)
     return Launch(instance, project_grid(tile, B, P), (tile.threads,), arguments)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
-import mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +11,9 @@ from fusedlstm.arrays.host import host_mask, to_host_reals
 from fusedlstm.backends.numpy.cell import NumpyCell
 from fusedlstm.backends.numpy.context import quietly
 from fusedlstm.backends.numpy.fast_pointwise import pointwise
+from fusedlstm.backends.numpy.memory import empty
 from fusedlstm.backends.numpy.pool import NumpyPool
-from fusedlstm.backends.numpy.resets import select_rows
+from fusedlstm.backends.numpy.sequence import NumpySequence
 from fusedlstm.backends.numpy.stepper import NumpyStepper
 
 if TYPE_CHECKING:
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
-
-
-# Blocks of at least this many bytes come fresh from the system each time. C libraries reuse smaller ones.
-_LARGE = 1 << 25
 
 
 class NumpyBackend:
@@ -61,16 +56,8 @@ class NumpyBackend:
         return np.zeros(shape, dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
-        """Return an uninitialised array.
-
-        NumPy asks for huge pages for large arrays. Some virtual machines return freed huge pages to their host, and
-        take milliseconds to get each one back. That was a quarter of the time of a long sequence. Large arrays here use
-        small pages, which stay.
-        """
-        size = math.prod(shape) * dtype.itemsize
-        if size < _LARGE:
-            return np.empty(shape, dtype)
-        return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
+        """Return an uninitialised array."""
+        return empty(shape, dtype)
 
     def overlap(self, a: NumpyArray, b: NumpyArray) -> bool:
         """Whether the memory of two arrays may overlap, judged by the spans of their addresses."""
@@ -103,6 +90,11 @@ class NumpyBackend:
             batch_invariance.check(engine)
         return engine
 
+    def sequence_engine(self, weights: StackedWeights, engines: Sequence[Any]) -> NumpySequence:
+        """Return an engine for whole sequences. `engines` is ignored, as every call passes its own."""
+        del engines
+        return NumpySequence(weights)
+
     def stepper_engine(
         self,
         weights: StackedWeights,
@@ -127,12 +119,8 @@ class NumpyBackend:
         quietly(functools.partial(pointwise, **plain), *map(np.asarray, arrays))
 
     def compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the result of `work`, which may call a SequenceEngine, `select_rows` and `add`."""
+        """Return the result of `work`, which may call `add`."""
         return quietly(work, *arguments)
-
-    def select_rows(self, a: NumpyArray, rows: NumpyArray, value: NumpyArray | None) -> None:
-        """Write zeros, or the rows of `value`, to the marked rows of `a`."""
-        select_rows(a, rows, value)
 
     def add(self, a: NumpyArray, more: NumpyArray) -> None:
         """Write a + more to a."""

@@ -10,13 +10,13 @@ import numpy as np
 from fusedlstm.arrays import dtypes
 from fusedlstm.backends.base import CellEngine
 from fusedlstm.backends.numpy import matmul, threads
+from fusedlstm.backends.numpy.cell_sequence import CellSequence
 from fusedlstm.backends.numpy.context import quietly
 from fusedlstm.backends.numpy.fast_pointwise import pointwise_of, to_planes
 from fusedlstm.backends.numpy.functions import clip
 from fusedlstm.backends.numpy.matmul import Weight, is_cut
 from fusedlstm.backends.numpy.resets import part_of, reset_state
 from fusedlstm.backends.numpy.scratch import Scratch, ScratchSpec
-from fusedlstm.backends.numpy.sequence import NumpySequence
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
@@ -138,8 +138,9 @@ class NumpyCell(CellEngine):
         return reset_h, reset_c
 
     @property
-    def sequence(self) -> NumpySequence:
-        return NumpySequence(self)
+    def sequence(self) -> CellSequence:
+        """What steps sequences with the weights of this engine."""
+        return CellSequence(self)
 
     def shares(self, B: int, steps: int = 1) -> list[slice]:
         """Return the rows that each thread takes."""

@@ -1,113 +1,72 @@
-"""Step a cell through a sequence: one product for the x of many steps, where that is faster."""
+"""Layers and directions through whole sequences, one after the other."""
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fusedlstm.backends.base import SequenceEngine
-from fusedlstm.backends.numpy import threads
 from fusedlstm.backends.numpy.context import quietly
-from fusedlstm.backends.numpy.matmul import Product
-from fusedlstm.backends.numpy.resets import reset_state
+from fusedlstm.backends.numpy.memory import empty
+from fusedlstm.backends.numpy.scan import clear_idle, repeat_in_idle, scan
+from fusedlstm.backends.numpy.timeline import timelines
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.backends.numpy.cell import NumpyCell
-    from fusedlstm.backends.numpy.resets import Reset
-
-# The most elements of gates that one product computes from x.
-_CHUNK = 1 << 17
-# With fewer steps at once, or more rows of a cut product, this is no faster than one product of [x | h] for each step.
-_FEWEST_STEPS = 4
-_MOST_ROWS = 15
+    from fusedlstm.backends.numpy.timeline import Timeline
+    from fusedlstm.backends.sequence_run import SequenceRun
+    from fusedlstm.stacked import StackedWeights
 
 
 class NumpySequence(SequenceEngine):
-    """See `fusedlstm.backends.base.SequenceEngine`."""
+    """See `fusedlstm.backends.base.SequenceEngine`.
 
-    def __init__(self, cell: NumpyCell) -> None:
-        self._cell = cell
+    Args:
+        weights: the layers. Only their form matters, as `run` gets the engines.
+    """
 
-    def steps_at_once(self, B: int) -> int:
-        """Return how many steps to pass to `input_gates` at once, so that their gates stay in a cache."""
-        cell = self._cell
-        if cell.invariant or (B > _MOST_ROWS and cell.runs_cut(B)):
-            return 1  # always if batch-invariant: one product of [x | h] and two products differ in bits
-        steps = _CHUNK // max(1, 4 * cell.sizes[1] * B)
-        return steps if steps >= _FEWEST_STEPS else 1
+    def __init__(self, weights: StackedWeights) -> None:
+        self._residual, self._bidirectional = weights.residual, weights.bidirectional
+        self._widths = [
+            sum(layer.output_size for layer in weights.layers[k : k + weights.num_directions])
+            for k in range(0, len(weights.layers), weights.num_directions)
+        ]
 
-    def input_gates(self, xs: NumpyArray) -> NumpyArray:
-        """Return x's part of the gates for the steps xs: (T, B, I) -> (T, 4, B, N)."""
-        (T, B, I), cell = xs.shape, self._cell
-        N, wide = cell.sizes[1], np.ascontiguousarray(xs, cell.dtype).reshape(T * B, I)
-        if B == 1:  # each step's gates are contiguous, so a step of one row adds them faster
-            gates = np.empty((T, 4, 1, N), cell.dtype)
-            Product(wide, gates[:, :, 0].swapaxes(0, 1)).run(cell.weights.weight_x)
-            return gates
-        gates = np.empty((4, T, B, N), cell.dtype)
-        Product(wide, gates.reshape(4, T * B, N)).run(cell.weights.weight_x)
-        return gates.swapaxes(0, 1)
+    def run(self, engines: Sequence[NumpyCell], run: SequenceRun) -> None:
+        quietly(self._run, engines, run)
 
-    def run_gates(
+    def _run(self, engines: Sequence[NumpyCell], run: SequenceRun) -> None:
+        directions = timelines(run, bidirectional=self._bidirectional)
+        (T, B, _), xs, k, top = run.xs.shape, run.xs, 0, len(self._widths) - 1
+        for layer, width in enumerate(self._widths):
+            whole = run.outputs if layer == top else empty((T, B, width), run.outputs.dtype)
+            start = 0
+            for timeline in directions:
+                stop = start + engines[k].sizes[2]
+                self._run_direction(engines[k], layer, k, xs, timeline, run, whole[:, :, start:stop])
+                start, k = stop, k + 1
+            xs = whole
+
+    def _run_direction(
         self,
-        gates: NumpyArray,
-        h: NumpyArray,
-        c: NumpyArray,
-        h_out: NumpyArray,
-        c_out: NumpyArray,
-        is_first: NumpyArray | None = None,
-        reset: Reset | None = None,
+        engine: NumpyCell,
+        layer: int,
+        k: int,
+        xs: NumpyArray,
+        timeline: Timeline,
+        run: SequenceRun,
+        outputs: NumpyArray,
     ) -> None:
-        cell, c = self._cell, np.asarray(c)
-        weights, scratch = cell.weights, cell.scratch
-        workspace = scratch.take()
-        try:
-            buffers = workspace.of_batch(len(c))
-            buffers.h[...] = h
-            if is_first is not None:
-                c = reset_state(buffers.h, c, is_first, reset, c_out)
-            buffers.of_h.run(weights.weight_h)
-            np.add(buffers.gates, gates, buffers.gates)
-            cell.step_from_gates(weights, buffers, c, h_out, c_out)
-        finally:
-            scratch.give_back(workspace)
-
-    def run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
-        (T, B, _), c = xs.shape, np.asarray(c)
-        at_once = self.steps_at_once(B)  # for the whole batch, so that a row's bits don't depend on its share
-        work = self._run_steps if at_once == 1 else functools.partial(self._run_chunks, at_once)
-
-        def run(part: slice) -> None:
-            quietly(work, xs[:, part], h[part], c[part], ys[:, part], c_out[part])
-
-        threads.share_out(run, self._cell.shares(B, T))
-
-    def _run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
-        """Take the steps in the calling thread, with x and h in one product. Call it through `quietly`."""
-        for x, y in zip(xs, ys, strict=True):
-            self._cell.run_here(x, h, c, y, c_out, None, None)
-            h, c = y, c_out
-
-    def _run_chunks(
-        self, at_once: int, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray
-    ) -> None:
-        """Do the work of `_run_steps`, with one product for the x of `at_once` steps."""
-        cell = self._cell
-        weights, scratch = cell.weights, cell.scratch
-        workspace = scratch.take()
-        try:
-            buffers = workspace.of_batch(len(c))
-            z, product, weight = buffers.gates, buffers.of_h, weights.weight_h
-            for start in range(0, len(xs), at_once):
-                part = slice(start, start + at_once)
-                for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
-                    buffers.h[...] = h  # as few calls as possible: with one row, Python takes much of the time
-                    product.run(weight)
-                    np.add(z, gates, z)
-                    cell.step_from_gates(weights, buffers, c, y, c_out)
-                    h, c = y, c_out
-        finally:
-            scratch.give_back(workspace)
+        """Run a direction of a layer, number k of all, and write its outputs."""
+        ys = outputs if outputs.flags.c_contiguous else empty(outputs.shape, outputs.dtype)
+        scan(engine, xs, run.states[k], timeline, None if run.reset_to is None else run.reset_to[k], ys, run.finals[k])
+        if self._residual[layer]:
+            np.add(ys, xs, out=ys)
+        if layer == len(self._widths) - 1:
+            (repeat_in_idle if run.repeats else clear_idle)(ys, timeline)
+        if ys is not outputs:
+            outputs[...] = ys

@@ -41,7 +41,7 @@ def check_can_plan() -> None:
     if reason is not None:
         from fusedlstm.errors import BackendUnavailableError
 
-        raise BackendUnavailableError(f"Stepper and StatePool can't run on cuda here: {reason}")
+        raise BackendUnavailableError(f"Steppers, pools and sequences can't run on cuda here: {reason}")
 
 
 class Matmul:

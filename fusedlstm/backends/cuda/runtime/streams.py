@@ -165,6 +165,13 @@ class Turns:
             _keep_until(_event_on(self._last, self._index) if self._event is None else self._event, list(held))
 
 
+def check_not_captured(what: str) -> None:
+    """Raise RuntimeError if the current stream of this device is captured by the caller."""
+    stream = cupy.cuda.get_current_stream().ptr
+    if stream not in (0, _LEGACY) and cupy.cuda.runtime.streamIsCapturing(stream):
+        raise RuntimeError(f"{what} can't be captured: it launches graphs, whose buffers later calls use again")
+
+
 class Exported:
     """An array to export by DLPack. Its consumer waits for the stream that was current when this was made.
 

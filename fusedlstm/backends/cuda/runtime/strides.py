@@ -59,6 +59,28 @@ def copy_rows(to: Any, a: Any) -> None:
         RowCopy(to, a, (0, 1)).queue(cupy.cuda.get_current_stream().ptr, (to.data.ptr, a.data.ptr))
 
 
+def copy_steps(to: Any, a: Any) -> None:
+    """Copy `a` (S, B, K) to `to` on the current stream, without allocating. Both have the same dtype, any strides."""
+    if not a.size:
+        return
+    of_to, of_a = _one_matrix(to), _one_matrix(a)
+    if of_to is None or of_a is None:
+        bits(to)[...] = bits(a)
+    else:
+        copy_rows(of_to, of_a)
+
+
+def _one_matrix(a: Any) -> Any:
+    """Return an array (S, B, K) as (S B, K) with contiguous rows, or None if its rows are not equally far apart."""
+    (S, B, K), (step, row, column) = a.shape, a.strides
+    if column != a.itemsize and K > 1:
+        return None
+    row = row if B > 1 else step if S > 1 else K * a.itemsize
+    if (S > 1 and step != B * row) or row < K * a.itemsize:
+        return None
+    return cupy.ndarray((S * B, K), a.dtype, a.data, strides=(row, a.itemsize))
+
+
 class RowCopy:
     """A copy of rows, for any arrays with the layouts of the given ones.
 

@@ -1,0 +1,144 @@
+"""The steps of a layer with cuBLASLt: one product for the x of many steps. Then each step is a product and a launch."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import cupy
+
+from fusedlstm.backends.cuda.kernels import Destinations
+from fusedlstm.backends.cuda.runtime.cublaslt import Matmul
+from fusedlstm.backends.cuda.runtime.strides import copy_rows
+from fusedlstm.backends.cuda.sequence_form import rows
+from fusedlstm.backends.cuda.sequence_kernels import finish_step_launch, step_launch
+from fusedlstm.backends.cuda.step_kernels import Resets
+from fusedlstm.state import LSTMState
+
+if TYPE_CHECKING:
+    from fusedlstm.backends.cuda.cell import CudaCell
+    from fusedlstm.backends.cuda.sequence_form import Form, LayerBuffers, Workspace
+
+
+class ProductSteps:
+    """See `sequence_form.LayerSteps`. A projection adds a product and a launch to a step, zoneout of h a launch.
+
+    The launch follows the product that reads h, so it updates h in place, and idle rows keep theirs.
+
+    Args:
+        engine: the layer's engine.
+        form: what decides the launches.
+        buffers: the inputs and outputs.
+        gates: (most, B, 4N), for x's part of the gates of so many steps. Layers may share the memory.
+        workspace: which layers share.
+    """
+
+    def __init__(self, engine: CudaCell, form: Form, buffers: LayerBuffers, gates: Any, workspace: Workspace) -> None:
+        weights, B = engine.weights, form.B
+        self._weights, self._precision = weights, engine.precision
+        self._form, self._buffers, self._gates, self._workspace = form, buffers, gates, workspace
+        self._scope = contextlib.ExitStack()
+        self._of_x: dict[int, list[tuple[range, Matmul | None]]] = {}
+        self.state = LSTMState(h=rows((B, weights.P), weights.dtype), c=rows((B, weights.N), weights.gates_dtype))
+        self._reset: LSTMState | None = None
+        self._reset_gates: Any = None
+        self._of_reset: Matmul | None = None
+        self._m: Any = None
+        self._projected: Any = None
+        self._of_m: Matmul | None = None
+        try:
+            self._make(B, form.reset_rows)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self, B: int, reset_rows: int) -> None:
+        """Make the products of a step, and their results."""
+        weights = self._weights
+        P, N, dtype, wide = weights.P, weights.N, weights.dtype, weights.gates_dtype
+        self._gates_h = cupy.zeros((B, 4 * N), wide)
+        self._of_h = self._product(self._gates_h, self.state.h, weights.weight_hh)
+        if reset_rows:
+            self._reset = LSTMState(h=rows((reset_rows, P), dtype), c=rows((reset_rows, N), wide))
+            self._reset_gates = cupy.zeros((reset_rows, 4 * N), wide)
+            self._of_reset = self._product(self._reset_gates, self._reset.h, weights.weight_hh)
+        if weights.projection is not None:
+            padded_m = cupy.zeros((B, weights.projection.shape[1]), dtype)
+            self._m, self._projected = padded_m[:, :N], rows((B, P), dtype)
+            self._of_m = self._product(self._projected, padded_m, weights.projection)
+        elif weights.functions.zoneout_h:
+            self._m = self._projected = rows((B, N), dtype)
+
+    def _product(self, out: Any, a: Any, weight: Any) -> Matmul:
+        product = Matmul(out, a, weight, self._precision)
+        self._scope.callback(product.close)
+        self._workspace.reserve(product.workspace_bytes)
+        return product
+
+    def reset_to(self, state: LSTMState) -> None:
+        """Copy the state that rows are reset to, on the current stream."""
+        assert self._reset is not None
+        copy_rows(self._reset.h, state.h)
+        copy_rows(self._reset.c, state.c)
+
+    def queue_reset(self) -> None:
+        """Queue the product of the h that rows are reset to, on the current stream."""
+        if self._of_reset is not None:
+            self._of_reset.queue(self._workspace.array)
+
+    def prepare(self, steps: int) -> None:
+        """Make the products of x for `steps` steps."""
+        if steps in self._of_x:
+            return
+        most, found = len(self._gates), []
+        for start in self._form.order(range(0, steps, most)):
+            part = range(start, min(start + most, steps))
+            found.append((part, self._of_part(part)))
+        self._of_x[steps] = found
+
+    def _of_part(self, part: range) -> Matmul | None:
+        """Return the product of x for a part of the steps, or None without inputs."""
+        weights, count = self._weights, len(part) * self._form.B
+        if not weights.I:
+            return None
+        xs = self._buffers.xs[part.start : part.stop]
+        flat = cupy.ndarray((count, weights.I), xs.dtype, xs.data, strides=xs.strides[1:])
+        return self._product(self._gates[: len(part)].reshape(count, -1), flat, weights.weight_ih)
+
+    def queue(self, steps: int) -> None:
+        """Queue the first `steps` steps of the buffers on the current stream."""
+        order = self._form.order(range(steps))
+        for part, of_x in self._of_x[steps]:
+            if of_x is None:
+                self._gates[: len(part)].fill(0)
+            else:
+                of_x.queue(self._workspace.array)
+            for t in self._form.order(part):
+                self._step(t, order[0], self._gates[t - part.start])
+
+    def _step(self, t: int, first: int, gates: Any) -> None:
+        """Queue a step. `first` is the first of all."""
+        weights, buffers, state = self._weights, self._buffers, self.state
+        flags = None if buffers.flags is None else buffers.flags[t]
+        reset_h, reset_c = (None, None) if self._reset is None else (self._reset.h, self._reset.c)
+        to = Destinations(
+            h=state.h,
+            copy=buffers.outputs[t],
+            input=buffers.xs[t] if buffers.residual else None,
+            old_h=state.h if weights.functions.zoneout_h else None,
+            last=buffers.last_of(self._form, t, first),
+        )
+        has_flags = flags is not None
+        self._of_h.queue(self._workspace.array)
+        of_m = to if self._m is None else Destinations(self._m)
+        resets = Resets(flags, c=reset_c, idle=has_flags)
+        step_launch(weights, gates, self._gates_h, state.c, of_m, resets, self._reset_gates).queue()
+        if self._m is None:
+            return
+        if self._of_m is not None:
+            self._of_m.queue(self._workspace.array)
+        finish_step_launch(weights, self._projected, to, Resets(flags, h=reset_h, idle=has_flags)).queue()
+
+    def close(self) -> None:
+        """Destroy cuBLASLt's descriptors. Captured graphs no longer need them."""
+        self._scope.close()

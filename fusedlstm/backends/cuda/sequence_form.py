@@ -1,0 +1,111 @@
+"""What decides the launches of a StaticSequence, besides its engines, and the buffers that its layers share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import cupy
+
+from fusedlstm.backends.cuda.device_weights import padded
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fusedlstm.state import LSTMState
+
+
+@dataclass(frozen=True)
+class Form:
+    """What decides the launches.
+
+    Attributes:
+        B: the number of rows.
+        has_flags: whether rows can be reset or idle.
+        reset_rows: the rows of the states that rows are reset to; 0 for zeros.
+        reverse: whether the steps run from the last to the first.
+        repeats: whether the outputs of idle rows repeat the last ones, instead of being zeros.
+    """
+
+    B: int
+    has_flags: bool = False
+    reset_rows: int = 0
+    reverse: bool = False
+    repeats: bool = False
+
+    def order(self, steps: range) -> range:
+        """Return steps in the order of the direction."""
+        return steps[::-1] if self.reverse else steps
+
+    def before(self, t: int) -> int:
+        """Return the step that the direction takes before step t."""
+        return t + 1 if self.reverse else t - 1
+
+
+@dataclass(frozen=True)
+class LayerBuffers:
+    """Where a layer finds its inputs and writes its outputs, for up to S steps. Rows begin at multiples of 16 bytes.
+
+    Attributes:
+        xs: (S, B, I).
+        outputs: (S, B, P), h, and x if the layer is residual.
+        flags: (S, B) flags of kernels/flags.cuh, or None.
+        last: (B, P), which idle rows repeat in the first step; None for zeros in all steps.
+        residual: whether x is added to the outputs.
+    """
+
+    xs: Any
+    outputs: Any
+    flags: Any
+    last: Any
+    residual: bool
+
+    def last_of(self, form: Form, t: int, first: int) -> Any:
+        """Return what idle rows repeat in step t, if the first step is `first`; None for zeros."""
+        if self.last is None:
+            return None
+        return self.last if t == first else self.outputs[form.before(t)]
+
+
+class LayerSteps(Protocol):
+    """The steps of one layer on static buffers: with products, in one kernel each, or many in one kernel.
+
+    Attributes:
+        state: h and c before the next steps, and after the last.
+    """
+
+    state: LSTMState
+
+    def reset_to(self, state: LSTMState) -> None:
+        """Copy the state that rows are reset to, of `form.reset_rows` rows, on the current stream."""
+
+    def queue_reset(self) -> None:
+        """Queue what the weights make of the state that rows are reset to, on the current stream, as `queue` does."""
+
+    def prepare(self, steps: int) -> None:
+        """Make everything that `queue(steps)` needs."""
+
+    def queue(self, steps: int) -> None:
+        """Queue the first `steps` steps of the buffers on the current stream. This doesn't allocate or wait."""
+
+    def close(self) -> None:
+        """Free what is not memory."""
+
+
+class Workspace:
+    """A workspace for products that run one after the other. Graphs keep the memory that they were captured with."""
+
+    def __init__(self) -> None:
+        self.array = cupy.empty((0,), "uint8")
+        self._all: list[Any] = []
+
+    def reserve(self, nbytes: int) -> None:
+        """Make the workspace at least this large."""
+        if self.array.nbytes < nbytes:
+            self.array = cupy.empty((nbytes,), "uint8")
+            self._all.append(self.array)
+
+
+def rows(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """Return zeros whose rows, along the last axis, begin at multiples of 16 bytes."""
+    return cupy.zeros((*shape[:-1], padded(shape[-1], dtype)), dtype)[..., : shape[-1]]
