@@ -62,6 +62,7 @@ INTERLEAVE = "test_interleave and __half"
 PAD = "test_pad and __half"
 ROUNDING = "test_rounding"
 FAR_APART = "test_offsets_beyond and interleave"
+GATES = "test_gates and __half"
 SCAN = "test_scan_has and __nv_bfloat16-1"
 SCAN_ROWS = "test_scan_has and __half-10"
 SCAN_TF32 = "test_scan_has and float-6"
@@ -1298,6 +1299,20 @@ SEQUENCE_OF_PROJECT = [
     ("zeros for idle rows", "ZONEOUT, W, IDLE>", "ZONEOUT, W, false>"),
 ]
 
+GATES_KERNEL = [
+    ("a row beyond the last", "first_row + r < a.B", "first_row + r <= a.B"),
+    ("a stored row beyond the last", "row >= a.B", "row > a.B"),
+    ("a unit beyond the last", "unit >= a.N", "unit > a.N"),
+    ("rows of the first block", "(first_row + r) * a.x.stride", "r * a.x.stride"),
+    ("weights of the first block", "a.weight.at + 4 * first_unit * a.weight.stride", "a.weight.at"),
+    (
+        "gates of the first of two units",
+        "sums.at[gate] = tile.sum(k, group, gate, e)",
+        "sums.at[gate] = tile.sum(k, group, gate, 0)",
+    ),
+    ("no barrier after the rows", "  __syncthreads();\n  tile.template", "  tile.template"),
+]
+
 SCAN_FLAGS = [
     ("too few steps kept", "KEPT = 4", "KEPT = 2"),
     ("of another row", "*at(step, threadIdx.x) = flags", "*at(step, threadIdx.x ^ 1) = flags"),
@@ -1305,7 +1320,6 @@ SCAN_FLAGS = [
 ]
 
 SCAN_GATES = [
-    ("rows not swizzled alike", "unit ^ (row / 2 % 2 | row / 4 * 4)", "unit ^ (row % 2 | row / 4 * 4)", "none"),
     ("a row beyond the last", "batch * 8 + row < count", "batch * 8 + row <= count"),
     ("a unit beyond the last", "unit_copied() < N", "unit_copied() <= N"),
     ("gates of another unit", "Tile::unit() % ROW + e", "Tile::unit() % ROW + 1 - e"),
@@ -1407,6 +1421,7 @@ MUTATIONS = [
         Mutation("interleave.cu", what, old, new, *tests or [INTERLEAVE])
         for what, old, new, *tests in INTERLEAVE_KERNEL
     ),
+    *(Mutation("gates.cu", what, old, new, GATES) for what, old, new in GATES_KERNEL),
     *(Mutation("scan_flags.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_FLAGS),
     *(Mutation("scan_gates.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_GATES),
     *(Mutation("scan_tile.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_TILE),

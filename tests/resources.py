@@ -152,6 +152,11 @@ SCAN_DTYPES = [dtype for dtype in DTYPES if dtype.itemsize < 8]
 SCAN_TILES = [scan_kernels.ScanTile(128, rows) for rows in (8, 16)]
 
 
+def gates_kernels():
+    """Return the kernels of x's part of scans."""
+    return [scan_kernels.gates_kernel(dtype, aligned) for dtype, aligned in product(SCAN_DTYPES, (True, False))]
+
+
 def scan_kernels_on(architecture):
     """Yield scans without options and with all of them; for ARCHITECTURE_OF_OPTIONS, also all tiles and functions."""
     for dtype, tile in product(SCAN_DTYPES, SCAN_TILES):
@@ -190,7 +195,7 @@ def instances():
         for kernel in step_kernels_on(*case, architecture):
             architectures.setdefault(kernel.name, (kernel, set()))[1].add(architecture)
     for architecture in FAMILIES:
-        for kernel in scan_kernels_on(architecture):
+        for kernel in (*gates_kernels(), *scan_kernels_on(architecture)):
             architectures.setdefault(kernel.name, (kernel, set()))[1].add(architecture)
     return architectures | {kernel.name: (kernel, set(ARCHITECTURES)) for kernel in kernels}
 

@@ -240,8 +240,9 @@ def test_functions_of_steps(tile, dtype):
 def test_scans(dtype, architecture):
     """Compile the largest tiles. Weights stay in registers, and a step has a fixed number of instructions."""
     kernels = [each for each in resources.scan_kernels_on(architecture) if each.struct.types["T"] == dtype]
-    each_compiled(tuple(kernels), architecture)
-    for kernel in kernels:
+    of_x = [each for each in resources.gates_kernels() if each.struct.types["T"] == dtype]
+    each_compiled((*of_x, *kernels), architecture)
+    for kernel in (*of_x, *kernels):
         assert_compiles(kernel, architecture)
     if REQUIRED or sass.disassembler() is not None:
         few = kernels[: 2 * len(resources.SCAN_TILES)]

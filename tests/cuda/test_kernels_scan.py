@@ -10,16 +10,28 @@ import numpy as np
 import pytest
 
 from fusedlstm import lstm_pointwise
-from fusedlstm.backends.cuda.scan_kernels import LAST, NO_FLAGS, ZEROS, ScanTile
+from fusedlstm.backends.cuda.arguments import GatesArguments
+from fusedlstm.backends.cuda.scan_kernels import LAST, NO_FLAGS, ZEROS, ScanTile, gate_order, gates_kernel
 from fusedlstm.functions import Functions
 
 from emulation import FORWARD, REVERSE, Module, preempting
+from support.bank_conflicts import costs
 from support.cells import functions_of
 from support.emulated import needs_emulation
 from support.kernel_cases import CELL_CLIP, DTYPES, assert_same_bits, assert_state_close, copies, wide
 from support.places import KERNELS
-from support.scan_cases import Instance, Layout, by_steps, launch_scan, random_scan, sliced
-from support.step_cases import to_tf32
+from support.scan_cases import (
+    STEP_TILE,
+    Instance,
+    Layout,
+    by_steps,
+    launch_scan,
+    random_scan,
+    sequential_gates,
+    sliced,
+)
+from support.step_cases import columns_of, interleaved, to_tf32
+from support.structs import by_value, matrix
 
 pytestmark = needs_emulation
 
@@ -196,6 +208,51 @@ def test_scan_is_near_the_formula(functions, name):
         launch_scan(functions(instance)[0], instance, (layout, a))
         assert_state_close(str(instance), name, a["h_out"], a["c_out"], want)
         assert_same_bits("outputs", a["out"][0], a["h_out"])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("name", ["__half", "__nv_bfloat16", "float"])
+def test_gates(name, schedule):
+    """x's part is summed in the order of K, whether rows can be staged or can't."""
+    dtype, R, each = DTYPES[name], STEP_TILE.rows, 64 // DTYPES[name].itemsize
+    module = Module(KERNELS / "gates.cu", [gates_name(name, aligned) for aligned in (True, False)], mode="check")
+    for aligned in (True, False):
+        for rows, I, N in ((1, 1, 1), (R, each, 16), (R + 1, 5 * each + 1, 33), (R - 1, 0, 15)):
+            random = np.random.default_rng(I)
+            x = columns_of(random, rows, I, dtype, 16 // dtype.itemsize if aligned else 1)
+            weight = random.standard_normal((4 * N, I)).astype(dtype)
+            if name == "float":
+                weight = to_tf32(weight).astype(dtype)
+            want = sequential_gates(to_tf32(x)[None] if name == "float" else x[None], weight)[0][:, gate_order(N)]
+            gates = columns_of(random, rows, 4 * N, np.dtype(np.float32), 4)
+            arguments = GatesArguments(matrix(x), matrix(interleaved(weight, weight[:, :0])), matrix(gates), rows, I, N)
+            module.function(gates_name(name, aligned))(
+                STEP_TILE.grid(rows, N),
+                (STEP_TILE.threads,),
+                [by_value(arguments, T=dtype)],
+                shared_mem=STEP_TILE.shared_bytes,
+                schedule=schedule,
+            )
+            assert_same_bits(f"gates of {rows} rows", gates + 0.0, want.astype(np.float32) + 0.0)
+
+
+def gates_name(name, aligned):
+    return gates_kernel(DTYPES[name], aligned).name
+
+
+def traced(instance, layout):
+    """Return the costs of a block's launch, in wavefronts."""
+    scan = Module(KERNELS / "scan.cu", [str(instance)], mode="check").function(str(instance))
+    report = launch_scan(scan, instance, (layout, random_scan(instance, layout)), trace=True)
+    return costs(report.trace, KERNELS)
+
+
+@pytest.mark.parametrize("name", ["__nv_bfloat16", "float"])
+def test_scans_have_no_bank_conflicts(name):
+    """x's part, h, c, weights and last outputs take as few wavefronts as possible."""
+    instance = Instance(name, ScanTile(96, 16), flags=LAST)
+    found = traced(instance, Layout(2, 16, 96, residual=True))
+    assert {access: cost for access, cost in found.items() if cost.wavefronts != cost.fewest} == {}
 
 
 DESCRIBE = """#include "scan_gates.cuh"

@@ -91,6 +91,7 @@ TESTS_OF_KERNELS = {
     "lstm_clip": "test_kernels_emulated.py::test_clip",
     "lstm_finish": "test_kernels_planned.py::test_finish",
     "lstm_gather": "test_kernels_planned.py::test_gather",
+    "lstm_gates": "test_kernels_scan.py::test_gates",
     "lstm_interleave": "test_kernels_interleave.py::test_interleave",
     "lstm_pad": "test_kernels_interleave.py::test_pad",
     "lstm_planned": "test_kernels_planned.py::test_planned",

@@ -283,6 +283,18 @@ class ScanArguments:
 
 
 @dataclass(slots=True)
+class GatesArguments:
+    """The arguments of kernels/gates.cu."""
+
+    x: Annotated[Matrix, "const T"]
+    weight: Annotated[Matrix, "const T"]
+    gates: Annotated[Matrix, "A"]
+    B: I64
+    I: I64
+    N: I64
+
+
+@dataclass(slots=True)
 class CheckArguments:
     """The arguments of kernels/check.cu."""
 

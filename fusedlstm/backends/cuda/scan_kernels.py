@@ -1,4 +1,4 @@
-"""Launches of kernels/scan.cu: many steps of a layer at once, for both its directions if it has two."""
+"""Launches of kernels/gates.cu and scan.cu: many steps of a layer at once, for both its directions if it has two."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.backends.cuda.arguments import Cell, Matrix, ScanArguments, ScanDirection, Series
+from fusedlstm.backends.cuda.arguments import Cell, GatesArguments, Matrix, ScanArguments, ScanDirection, Series
 from fusedlstm.backends.cuda.function_types import functions_type
 from fusedlstm.backends.cuda.runtime.kernel import Kernel, Launch
 from fusedlstm.backends.cuda.runtime.strides import is_aligned
 from fusedlstm.backends.cuda.runtime.structs import C_NAMES, Struct
+from fusedlstm.backends.cuda.step_kernels import can_stage
+from fusedlstm.backends.cuda.tiles import TENSOR_MEDIUM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -190,3 +192,31 @@ def scan_launch(directions: Sequence[Scan], capability: int) -> Launch:
     arguments = ScanArguments(first.arguments(), last.arguments(), steps=T, B=B)
     grid = -(-B // tile.rows), len(directions)
     return Launch(scan_kernel(tile, weights.dtype, *options, _PAIR if pairs else 1), grid, (tile.threads,), arguments)
+
+
+@functools.cache
+def gates_kernel(dtype: np.dtype[Any], aligned: bool) -> Kernel:
+    """Return the instance of kernels/gates.cu for a dtype, and for rows of x that can be staged or can't."""
+    name = f"lstm_gates<{TENSOR_MEDIUM.c_name(dtype)}, {str(aligned).lower()}>"
+    return Kernel("gates.cu", name, Struct(GatesArguments, T=dtype), TENSOR_MEDIUM.shared_bytes)
+
+
+def gates_launch(weights: DeviceWeights, x: Any, gates: Any) -> Launch:
+    """Return the launch of kernels/gates.cu, which writes x's part of the gates in `gate_order`.
+
+    Args:
+        weights: the layer's weights.
+        x: (B, I), contiguous rows of any row stride: all rows of some steps.
+        gates: (B, 4N) in the arithmetic's dtype, contiguous.
+    """
+    B, interleaved = len(x), weights.interleaved(weights.dtype == np.float32)
+    arguments = GatesArguments(
+        x=Matrix.of(x),
+        weight=Matrix.of(interleaved.weight),
+        gates=Matrix.of(gates),
+        B=B,
+        I=weights.I,
+        N=weights.N,
+    )
+    kernel = gates_kernel(weights.dtype, can_stage(x))
+    return Launch(kernel, TENSOR_MEDIUM.grid(B, weights.N), (TENSOR_MEDIUM.threads,), arguments)
