@@ -61,13 +61,17 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
     return reinterpret_cast<unsigned*>(others + (((step - KEPT) * 4 + k) * THREADS + threadIdx.x) * CHUNK);
   }
 
+  // Where a row of h is: bits 0 and 1 of its number are swapped. Then a warp, which writes every second row
+  // at once, writes to all banks.
+  MEMBER static int slot(int row) { return (row & ~3) | row % 2 * 2 | row / 2 % 2; }
+
   // Adds the products of 8 rows of h. sums[e][k]: tile k of unit e.
   MEMBER void multiply(const unsigned char* h, int batch, float (&sums)[2][2][4]) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int tile = 0; tile < K_TILES; ++tile) {
       unsigned b[4];  // of both steps
-      load_matrix_x4(b, h + tile * ROWS * TILE_ROW + place(batch * 8 + lane % 8, lane / 8));
+      load_matrix_x4(b, h + tile * ROWS * TILE_ROW + place(slot(batch * 8 + lane % 8), lane / 8));
       round_to_operand<T>(b);
 #pragma unroll
       for (int step = 0; step < 2; ++step) {
@@ -90,6 +94,6 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
   MEMBER static T* own(unsigned char* h, int row) {
     const int each = CHUNK / (int)sizeof(T), column = unit();
     unsigned char* tile = h + column / (each * CHUNKS) * ROWS * TILE_ROW;
-    return reinterpret_cast<T*>(tile + place(row, column / each % CHUNKS)) + column % each;
+    return reinterpret_cast<T*>(tile + place(slot(row), column / each % CHUNKS)) + column % each;
   }
 };

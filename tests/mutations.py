@@ -1333,7 +1333,7 @@ SCAN_TILE = [
     ("halves of K swapped", "word / 2 * 4 + threadIdx.x % 4", "(1 - word / 2) * 4 + threadIdx.x % 4"),
     ("zeros in the last tile", "return step / 2 < K_TILES - 1 || whole ?", "return step / 2 < K_TILES - 1 ?"),
     ("weights past the last tile", "|| whole ?", "|| true ?", "test_scan_has and float-6"),
-    ("the first rows for all", "place(batch * 8 + lane % 8", "place(lane % 8", SCAN_ROWS),
+    ("the first rows for all", "slot(batch * 8 + lane % 8)", "slot(lane % 8)", SCAN_ROWS),
     ("h not rounded", "      round_to_operand<T>(b);\n", "", SCAN_TF32),
     ("others of one step", "(((step - KEPT) * 4 + k)", "(k", SCAN_TF32_LARGE),
 ]

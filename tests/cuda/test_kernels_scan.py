@@ -15,7 +15,7 @@ from fusedlstm.backends.cuda.scan_kernels import LAST, NO_FLAGS, ZEROS, ScanTile
 from fusedlstm.functions import Functions
 
 from emulation import FORWARD, REVERSE, Module, preempting
-from support.bank_conflicts import costs
+from support.bank_conflicts import costs_by_line
 from support.cells import functions_of
 from support.emulated import needs_emulation
 from support.kernel_cases import CELL_CLIP, DTYPES, assert_same_bits, assert_state_close, copies, wide
@@ -240,18 +240,14 @@ def gates_name(name, aligned):
     return gates_kernel(DTYPES[name], aligned).name
 
 
-def traced(instance, layout):
-    """Return the costs of a block's launch, in wavefronts."""
-    scan = Module(KERNELS / "scan.cu", [str(instance)], mode="check").function(str(instance))
-    report = launch_scan(scan, instance, (layout, random_scan(instance, layout)), trace=True)
-    return costs(report.trace, KERNELS)
-
-
 @pytest.mark.parametrize("name", ["__nv_bfloat16", "float"])
 def test_scans_have_no_bank_conflicts(name):
     """x's part, h, c, weights and last outputs take as few wavefronts as possible."""
     instance = Instance(name, ScanTile(96, 16), flags=LAST)
-    found = traced(instance, Layout(2, 16, 96, residual=True))
+    layout = Layout(2, 16, 96, residual=True)
+    scan = Module(KERNELS / "scan.cu", [str(instance)], mode="check").function(str(instance))
+    found = costs_by_line(launch_scan(scan, instance, (layout, random_scan(instance, layout)), trace=True).trace)
+    assert {size for _, _, size in found} >= {2 * DTYPES[name].itemsize, 8, 16}
     assert {access: cost for access, cost in found.items() if cost.wavefronts != cost.fewest} == {}
 
 

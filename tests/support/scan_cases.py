@@ -51,7 +51,7 @@ class Instance:
     @property
     def step(self):
         """The name of the instance of lstm_step that computes the same."""
-        return step_name(STEP_TILE, self.dtype, *self.options, False, False, 1)
+        return step_name(STEP_TILE, self.dtype, *self.options, False, False, 1, False)
 
 
 @dataclass(frozen=True)
