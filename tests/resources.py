@@ -17,6 +17,7 @@ import numpy as np
 
 from fusedlstm.backends.cuda import kernels as launch
 from fusedlstm.backends.cuda import scan_kernels, slot_kernels, tiles, weight_kernels
+from fusedlstm.backends.cuda import sequence_kernels as sequence_launches
 from fusedlstm.backends.cuda import step_kernels as step_launches
 from fusedlstm.functions import ACTIVATIONS, Functions
 
@@ -131,7 +132,7 @@ def kernels_by_dtype():
     return [
         *(kernel(dtype) for kernel in kernels for dtype in DTYPES),
         *(kernel(dtype, rounded=False) for kernel in interleaving for dtype in DTYPES),
-        *(slot_kernels.check_kernel(), slot_kernels.state_rows_kernel()),
+        *(slot_kernels.check_kernel(), slot_kernels.state_rows_kernel(), sequence_launches.flags_kernel()),
     ]
 
 
@@ -147,6 +148,21 @@ def zoneout_kernels():
         yield step_launches.project_kernel(tile, dtype, width, part)
 
 
+def sequence_kernels():
+    """Yield kernels of sequences: lstm_pointwise with and without flags, and the others with idle rows."""
+    for dtype in DTYPES:
+        for width, options in product((1, 4), (False, True)):
+            flags = options, options, options, True
+            yield launch.pointwise_kernel(gate_dtypes(dtype)[0], dtype, width, PLAIN, *flags)
+        for part in (0.0, 0.2):
+            yield launch.finish_kernel(dtype, part, sequence=True)
+    for tile, dtype in TILES:
+        width = 2 if tile.pairs else 1
+        for bytes_of_m in (0, tile.bytes_of_m(tile.units, dtype)):
+            yield step_launches.step_kernel(tile, dtype, PLAIN, True, True, True, width, bytes_of_m, idle=True)
+        yield step_launches.project_kernel(tile, dtype, width, idle=True)
+
+
 # The dtypes of scan.cu, and its tiles with the most registers: of 8 rows, and of more.
 SCAN_DTYPES = [dtype for dtype in DTYPES if dtype.itemsize < 8]
 SCAN_TILES = [scan_kernels.ScanTile(128, rows) for rows in (8, 16)]
@@ -158,7 +174,7 @@ def gates_kernels():
 
 
 def scan_kernels_on(architecture):
-    """Yield scans without options and with all of them; for ARCHITECTURE_OF_OPTIONS, also all tiles and functions."""
+    """Yield scans without options and with all of them; for ARCHITECTURE_OF_OPTIONS, also other tiles and functions."""
     for dtype, tile in product(SCAN_DTYPES, SCAN_TILES):
         yield scan_kernels.scan_kernel(tile, dtype, PLAIN, False, False, scan_kernels.NO_FLAGS, 2)
         yield scan_kernels.scan_kernel(tile, dtype, PLAIN, True, True, scan_kernels.LAST, 2)
@@ -168,7 +184,7 @@ def scan_kernels_on(architecture):
     for dtype, units, rows in product((of_float32, of_bfloat16), (32, 64, 96), (8, 64)):
         tile = scan_kernels.ScanTile(units, rows)
         yield scan_kernels.scan_kernel(tile, dtype, PLAIN, True, True, scan_kernels.ZEROS, 1)
-    for functions in (*PLAINS, *GENERALS, Functions(zoneout_c=0.1, zoneout_h=0.2)):
+    for functions in (*GENERALS[::3], Functions(zoneout_c=0.1, zoneout_h=0.2)):
         yield scan_kernels.scan_kernel(SCAN_TILES[0], of_bfloat16, functions, True, True, scan_kernels.LAST, 2)
 
 
@@ -188,7 +204,8 @@ def instances():
     architectures = {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in of_options}
     of_functions = [kernel for case in TILES_OF_FUNCTIONS for kernel in functions_kernels(*case)]
     architectures |= {
-        kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in (*of_functions, *zoneout_kernels())
+        kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS})
+        for kernel in (*of_functions, *zoneout_kernels(), *sequence_kernels())
     }
     architectures |= {kernel.name: (kernel, set(WITH_TF32)) for kernel in rounding_kernels()}
     for case, architecture in product(TILES, WITH_TF32):

@@ -227,6 +227,13 @@ def test_blocks_at_once():
     assert [blocks(architecture, 32) for architecture in (80, 86, 89)] == [32, 16, 24]
 
 
+def test_kernels_of_sequences():
+    kernels = tuple(resources.sequence_kernels())
+    each_compiled(kernels, MAIN)
+    for kernel in kernels:
+        assert_compiles(kernel, MAIN)
+
+
 @pytest.mark.parametrize(("tile", "dtype"), of_tiles(resources.TILES_OF_FUNCTIONS))
 def test_functions_of_steps(tile, dtype):
     kernels = tuple(resources.functions_kernels(tile, dtype))

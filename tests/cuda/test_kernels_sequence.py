@@ -111,8 +111,8 @@ def launch_flags(function, flags, start, T, lengths, mask, is_first, schedule=FO
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(("T", "B", "steps"), [(1, 1, 1), (9, 3, 2), (7, 130, 7), (300, 2, 64)])
-def test_flags(flags_of_sequence, T, B, steps, reverse, schedule):
+@pytest.mark.parametrize(("T", "B", "chunk"), [(1, 1, 1), (9, 3, 2), (7, 130, 7), (300, 2, 64)])
+def test_flags(flags_of_sequence, T, B, chunk, reverse, schedule):
     """Chunks of any number of steps have the flags of the whole sequence. Memory between rows is not touched."""
     random = np.random.default_rng(T)
     for has_lengths, has_mask, has_first in product([False, True], repeat=3):
@@ -120,8 +120,8 @@ def test_flags(flags_of_sequence, T, B, steps, reverse, schedule):
         mask = strided_booleans(random, T, B, 0.6, batch_first=B % 2 == 1) if has_mask else None
         is_first = strided_booleans(random, T, B, 0.4, batch_first=B % 2 == 0) if has_first else None
         want = expected_flags(T, B, lengths, mask, is_first, reverse=reverse)
-        for start in range(0, T, steps):
-            S = min(steps, T - start)
+        for start in range(0, T, chunk):
+            S = min(chunk, T - start)
             room = np.full((S, B + 2), 7, np.uint8)
             whole = (T, lengths, mask, is_first, schedule)
             launch_flags(flags_of_sequence, room[:, 1:-1].view(np.bool_), start, *whole, reverse=reverse)
@@ -172,7 +172,7 @@ def instances(name):
 
 
 @pytest.fixture(scope="module")
-def pointwise():
+def sequence_pointwise():
     return {name: Module(KERNELS / "pointwise.cu", list(map(str, instances(name))), mode="check") for name in DTYPES}
 
 
@@ -223,7 +223,7 @@ def random_arrays(instance, layout):
         "h": random_array(random, (B, N), T, strided=strided),
         "copy": None if layout.copy == "none" else random_array(random, (B, N), T, strided=strided),
         "input": random_array(random, (B, N), T, strided=strided) if layout.copy == "residual" else None,
-        "last": random_array(random, (B, N), T, strided=strided) if layout.last else None,
+        "last": random_array(random, (B, N + 4), T, strided=strided)[:, 4:] if layout.last else None,
     }
     if instance.reset:
         flags = some_flags(random, B) if layout.flags == "any" else np.full(B, NUMBERS[layout.flags], np.uint8)
@@ -302,17 +302,17 @@ def assert_outputs(name, arrays, before, steps):
 @pytest.mark.parametrize(
     ("name", "instance"), [pytest.param(name, i, id=f"{name}-{i}") for name in DTYPES for i in instances(name)]
 )
-def test_step_after_a_product(pointwise, name, instance, schedule):
+def test_step_after_a_product(sequence_pointwise, name, instance, schedule):
     """This is lstm_pointwise, with its flags, its copy and what idle rows repeat."""
     for layout in LAYOUTS:
         arrays = random_arrays(instance, layout)
         before = copies(arrays)
-        launch_in_sequence(pointwise[name].function(str(instance)), instance.width, arrays, schedule)
+        launch_in_sequence(sequence_pointwise[name].function(str(instance)), instance.width, arrays, schedule)
         assert_in_sequence(instance, arrays, before)
 
 
 @pytest.mark.parametrize("width", [1, 4])
-def test_step_after_a_product_beyond_2_to_31(pointwise, width):
+def test_step_after_a_product_beyond_2_to_31(sequence_pointwise, width):
     """Rows have 2^30 units, of which only the first vector exists. Every array's index exceeds 32 bits."""
     instance = next(i for i in instances("__half") if i.width == width and i.reset and i.peephole)
     random, B = np.random.default_rng(0), 3
@@ -323,7 +323,7 @@ def test_step_after_a_product_beyond_2_to_31(pointwise, width):
     for flag in (0, RESET, IDLE):
         arrays["flags"] = np.full(B, flag, np.uint8).view(np.bool_)
         before = copies(arrays)
-        launch_in_sequence(pointwise["__half"].function(str(instance)), width, arrays, N=FAR)
+        launch_in_sequence(sequence_pointwise["__half"].function(str(instance)), width, arrays, N=FAR)
         near = before | {name: before[name].reshape(B, -1) for name in gates} | {"bias": before["bias"].reshape(-1)}
         assert_in_sequence(instance, arrays, near)
 
@@ -377,7 +377,7 @@ def assert_finished(name, part, arrays, before):
 def test_end_of_a_step(finish, name, part, schedule):
     """This is lstm_finish, after a projection or with zoneout of h."""
     T = DTYPES[name]
-    cases = [("residual", True, 5), ("plain", False, 1), ("residual", False, 0), ("none", True, 5)]
+    cases = [("residual", True, 5), ("plain", False, 0), ("residual", False, 1), ("none", True, 5)]
     for (copy, repeats, reset_rows), (B, P), flags in zip(
         cases, [(5, 129), (257, 2), (4, 3), (5, 1)], [some_flags, some_flags, None, some_flags], strict=True
     ):

@@ -100,6 +100,7 @@ TESTS_OF_KERNELS = {
     "lstm_reset": "test_kernels_planned.py::test_reset",
     "lstm_scan": "test_kernels_scan.py::test_scan_is_near_the_formula",
     "lstm_select": "test_kernels_emulated.py::test_select",
+    "lstm_sequence_flags": "test_kernels_sequence.py::test_flags",
     "lstm_state_rows": "test_kernels_slots.py::test_state_rows",
     "lstm_step": "test_kernels_step.py::test_step",
 }
