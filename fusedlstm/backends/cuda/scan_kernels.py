@@ -182,7 +182,10 @@ def scan_kernel(
 
 
 def scan_launch(directions: Sequence[Scan], capability: int) -> Launch:
-    """Return the launch of kernels/scan.cu for one direction of a layer, or for both, which have the same options."""
+    """Return the launch of kernels/scan.cu for one direction of a layer, or for both.
+
+    Both have the same options, and the same kind of flags and last outputs.
+    """
     first, last = directions[0], directions[-1]
     weights, (T, B, _) = first.weights, first.gates.shape
     flags = max(each.idle() for each in directions)
