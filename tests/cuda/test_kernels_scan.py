@@ -130,7 +130,7 @@ def larger():
         yield pytest.param(instance, id=name, marks=[] if usual else [pytest.mark.nightly])
 
 
-@pytest.mark.parametrize("instance", larger())
+@pytest.mark.parametrize("instance", list(larger()))
 def test_larger_blocks_have_the_bits_of_steps(functions, instance):
     scan, step = functions(instance)
     R, U = instance.tile.rows, instance.tile.units
