@@ -24,7 +24,7 @@ from support.structs import by_value
 
 TESTS = [
     Path(__file__).parent / "cuda" / f"test_kernels_{name}.py"
-    for name in ("emulated", "planned", "interleave", "sequence", "slots", "step", "zoneout")
+    for name in ("emulated", "planned", "interleave", "scan", "sequence", "slots", "step", "zoneout")
 ]
 ROOT = Path(__file__).parents[1]
 KERNELS = ROOT / "kernels"
@@ -64,6 +64,13 @@ INTERLEAVE = "test_interleave and __half"
 PAD = "test_pad and __half"
 ROUNDING = "test_rounding"
 FAR_APART = "test_offsets_beyond and interleave"
+GATES = "test_gates and __half"
+SCAN = "test_scan_has and __nv_bfloat16-1"
+SCAN_ROWS = "test_scan_has and __half-10"
+SCAN_TF32 = "test_scan_has and float-6"
+SCAN_TF32_LARGE = "test_larger and float-96"
+SCAN_CHUNKS = "test_chunks and narrow and forwards"
+SCAN_DIRECTIONS = "test_scan_in_any_order and narrow and reverse"
 ZONEOUT_FINISH = "test_zoneout_of_finish"
 ZONEOUT_STEP = "test_zoneout_of_a_step and small8"
 ZONEOUT_PROJECT = "test_zoneout_of_a_projection and small8"
@@ -1300,6 +1307,75 @@ SEQUENCE_OF_PROJECT = [
     ("zeros for idle rows", "ZONEOUT, W, IDLE>", "ZONEOUT, W, false>"),
 ]
 
+GATES_KERNEL = [
+    ("a row beyond the last", "first_row + r < a.B", "first_row + r <= a.B"),
+    ("a stored row beyond the last", "row >= a.B", "row > a.B"),
+    ("a unit beyond the last", "unit >= a.N", "unit > a.N"),
+    ("rows of the first block", "(first_row + r) * a.x.stride", "r * a.x.stride"),
+    ("weights of the first block", "a.weight.at + 4 * first_unit * a.weight.stride", "a.weight.at"),
+    (
+        "gates of the first of two units",
+        "sums.at[gate] = tile.sum(k, group, gate, e)",
+        "sums.at[gate] = tile.sum(k, group, gate, 0)",
+    ),
+    ("no barrier after the rows", "  __syncthreads();\n  tile.template", "  tile.template"),
+]
+
+SCAN_FLAGS = [
+    ("too few steps kept", "KEPT = 4", "KEPT = 2"),
+    ("of another row", "*at(step, threadIdx.x) = flags", "*at(step, threadIdx.x ^ 1) = flags"),
+    ("of another step", "load<2>(at(step, row))", "load<2>(at(step + 1, row))"),
+]
+
+SCAN_GATES = [
+    ("a row beyond the last", "batch * 8 + row < count", "batch * 8 + row <= count"),
+    ("a unit beyond the last", "unit_copied() < N", "unit_copied() <= N"),
+    ("gates of another unit", "Tile::unit() % ROW + e", "Tile::unit() % ROW + 1 - e"),
+    ("gates f and g swapped", "sums[e][gate / 2][gate % 2 * 2 + r]", "sums[e][gate % 2][gate / 2 * 2 + r]"),
+    ("every batch copies the first rows", "(i64)(batch * 8 + k * 2) * stride", "(i64)(k * 2) * stride", SCAN_ROWS),
+]
+
+SCAN_TILE = [
+    ("units of a warp overlap", "WARP_UNITS + threadIdx.x % 32 / 4 * 2", "8 + threadIdx.x % 32 / 4 * 2"),
+    ("weights of the other unit", "const int of = unit() + k / 2, gate", "const int of = unit() + 1 - k / 2, gate"),
+    ("halves of K swapped", "word / 2 * 4 + threadIdx.x % 4", "(1 - word / 2) * 4 + threadIdx.x % 4"),
+    ("zeros in the last tile", "return step / 2 < K_TILES - 1 || whole ?", "return step / 2 < K_TILES - 1 ?"),
+    ("weights past the last tile", "|| whole ?", "|| true ?", "test_scan_has and float-6"),
+    ("the first rows for all", "slot(batch * 8 + lane % 8)", "slot(lane % 8)", SCAN_ROWS),
+    ("h not rounded", "      round_to_operand<T>(b);\n", "", SCAN_TF32),
+    ("others of one step", "(((step - KEPT) * 4 + k)", "(k", SCAN_TF32_LARGE),
+]
+
+SCAN_KERNEL = [
+    ("a buffer reused one step early", "hs + (step + 1) % 2 * Tile::H_BYTES", "hs + step % 2 * Tile::H_BYTES"),
+    ("a reset one step late", "flags.of(step + 1, first)", "flags.of(step, first)"),
+    ("a reset after the last step", "step >= steps) return 0;", "step >= steps) return FLAG_RESET;"),
+    (
+        "a chunk forgets c",
+        "      c[r] = load_units<W>(row_at(resets ? d.reset_c : d.c, at, unit), there);\n",
+        "      c[r] = load_units<W>(row_at(d.reset_c, at, unit), there);\n",
+        SCAN_CHUNKS,
+    ),
+    ("a chunk forgets h", "row_at(resets ? d.reset_h : d.h, at, unit)", "row_at(d.reset_h, at, unit)", SCAN_CHUNKS),
+    ("a chunk leaves the h before the last", "hs + steps % 2 * Tile::H_BYTES", "hs + (steps + 1) % 2 * Tile::H_BYTES"),
+    ("an idle row steps c", "          c[r] = select(idle, before, c[r]);\n", ""),
+    ("an idle row steps h", "          h = select(idle, load<2>(Tile::own(now, row)), h);\n", ""),
+    ("an idle row has an output", "output = select(idle, instead, output);", "", SCAN),
+    ("no barrier after a step", "    __syncthreads();  // all of h", "    __syncwarp();  // all of h"),
+    ("no wait for copies", "copy_async_wait<BATCHES - 1>();", ""),
+    ("copies while lanes read", "      __syncwarp();  // all lanes have read it\n", ""),
+    ("lanes read while others copy", "      __syncwarp();  // all lanes have copied x's part\n", ""),
+    ("wait for the wrong batch", "copy_async_wait<BATCHES - 1>", "copy_async_wait<BATCHES>"),
+    ("no group for missing rows", "        copy_async_commit();\n        continue;", "        continue;", SCAN_ROWS),
+    ("c of the first rows for all", "of + ((batch * 2 + r) * Tile::THREADS", "of + (r * Tile::THREADS", SCAN_ROWS),
+    ("the bias of one unit", "load<4>(bias + 4 * (unit + e))", "load<4>(bias + 4 * unit)"),
+    ("both directions are the first", "a.direction(blockIdx.y)", "a.direction(0)", SCAN_DIRECTIONS),
+    ("the backward direction runs forwards", "way = d.reverse ? -1 : 1", "way = 1", SCAN_DIRECTIONS),
+    ("a row beyond the last", "if (row < count) store_units", "if (row <= count) store_units"),
+    ("no residual input", "d.input.at ? sum(h, more[r]) : h", "h"),
+    ("a last output of the step before", "if (FLAGS == LAST) store<2>(own(lasts, batch, r), output);", ""),
+]
+
 MUTATIONS = [
     *(Mutation("sequence_flags.cu", *row, tests=FLAGS) for row in FLAGS_KERNEL),
     *(Mutation("flags.cuh", *row) for row in FLAG_NUMBERS),
@@ -1353,6 +1429,11 @@ MUTATIONS = [
         Mutation("interleave.cu", what, old, new, *tests or [INTERLEAVE])
         for what, old, new, *tests in INTERLEAVE_KERNEL
     ),
+    *(Mutation("gates.cu", what, old, new, GATES) for what, old, new in GATES_KERNEL),
+    *(Mutation("scan_flags.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_FLAGS),
+    *(Mutation("scan_gates.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_GATES),
+    *(Mutation("scan_tile.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_TILE),
+    *(Mutation("scan.cu", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_KERNEL),
 ]
 
 

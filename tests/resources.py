@@ -17,8 +17,8 @@ import ml_dtypes
 import numpy as np
 
 from fusedlstm.backends.cuda import kernels as launch
+from fusedlstm.backends.cuda import scan_kernels, slot_kernels, tiles, weight_kernels
 from fusedlstm.backends.cuda import sequence_kernels as sequence_launches
-from fusedlstm.backends.cuda import slot_kernels, tiles, weight_kernels
 from fusedlstm.backends.cuda import step_kernels as step_launches
 from fusedlstm.backends.kernel_choice import TENSOR
 from fusedlstm.functions import ACTIVATIONS, Functions
@@ -176,6 +176,31 @@ def sequence_kernels():
         yield step_launches.project_kernel(tile, dtype, width, idle=True)
 
 
+# The dtypes of scan.cu, and its tiles with the most registers: of 8 rows, and of more.
+SCAN_DTYPES = [dtype for dtype in DTYPES if dtype.itemsize < 8]
+SCAN_TILES = [scan_kernels.ScanTile(128, rows) for rows in (8, 16)]
+
+
+def gates_kernels():
+    """Return the kernels of x's part of scans."""
+    return [scan_kernels.gates_kernel(dtype, aligned) for dtype, aligned in product(SCAN_DTYPES, (True, False))]
+
+
+def scan_kernels_on(architecture):
+    """Yield scans without options and with all of them; for ARCHITECTURE_OF_OPTIONS, also other tiles and functions."""
+    for dtype, tile in product(SCAN_DTYPES, SCAN_TILES):
+        yield scan_kernels.scan_kernel(tile, dtype, PLAIN, False, False, scan_kernels.NO_FLAGS, 2)
+        yield scan_kernels.scan_kernel(tile, dtype, PLAIN, True, True, scan_kernels.LAST, 2)
+    if architecture != ARCHITECTURE_OF_OPTIONS:
+        return
+    of_bfloat16, of_float32 = SCAN_DTYPES[-1], SCAN_DTYPES[0]
+    for dtype, units, rows in product((of_float32, of_bfloat16), (32, 64, 96), (8, 64)):
+        tile = scan_kernels.ScanTile(units, rows)
+        yield scan_kernels.scan_kernel(tile, dtype, PLAIN, True, True, scan_kernels.ZEROS, 1)
+    for functions in (*GENERALS[::3], Functions(zoneout_c=0.1, zoneout_h=0.2)):
+        yield scan_kernels.scan_kernel(SCAN_TILES[0], of_bfloat16, functions, True, True, scan_kernels.LAST, 2)
+
+
 def rounding_kernels():
     """Return the kernels that round to TF32."""
     return [
@@ -198,6 +223,9 @@ def instances():
     architectures |= {kernel.name: (kernel, set(WITH_TF32)) for kernel in rounding_kernels()}
     for case, architecture in product(TILES, WITH_TF32):
         for kernel in step_kernels_on(*case, architecture):
+            architectures.setdefault(kernel.name, (kernel, set()))[1].add(architecture)
+    for architecture in FAMILIES:
+        for kernel in (*gates_kernels(), *scan_kernels_on(architecture)):
             architectures.setdefault(kernel.name, (kernel, set()))[1].add(architecture)
     return architectures | {kernel.name: (kernel, set(ARCHITECTURES)) for kernel in kernels}
 

@@ -13,7 +13,7 @@ import pytest
 
 from fusedlstm.arrays import dtypes
 
-from support import real_nvrtc, sass, step_code
+from support import real_nvrtc, sass, scan_code, step_code
 from support.cells import FUNCTIONS
 
 try:
@@ -277,6 +277,21 @@ def test_functions_of_steps(tile, dtype):
     each_compiled(kernels, MAIN)
     for kernel in kernels:
         assert_compiles(kernel, MAIN)
+
+
+@pytest.mark.parametrize("architecture", resources.FAMILIES)
+@pytest.mark.parametrize("dtype", resources.SCAN_DTYPES, ids=str)
+def test_scans(dtype, architecture):
+    """Compile the largest tiles. Weights stay in registers, and a step has a fixed number of instructions."""
+    kernels = [each for each in resources.scan_kernels_on(architecture) if each.struct.types["T"] == dtype]
+    of_x = [each for each in resources.gates_kernels() if each.struct.types["T"] == dtype]
+    each_compiled((*of_x, *kernels), architecture)
+    for kernel in (*of_x, *kernels):
+        assert_compiles(kernel, architecture)
+    if REQUIRED or sass.disassembler() is not None:
+        few = kernels[: 2 * len(resources.SCAN_TILES)]
+        for kernel, program in zip(few, listings(few, architecture, sass.program), strict=True):
+            assert not scan_code.complaints(program, kernel), kernel.name
 
 
 def test_steps_need_sm_80():

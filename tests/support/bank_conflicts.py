@@ -34,8 +34,17 @@ def costs(trace, kernels):
 
     `kernels` is the folder of the kernels.
     """
+    return _costs(trace, {place: _name(lines, kernels) for place, lines in trace.lines.items()})
+
+
+def costs_by_line(trace):
+    """Return the cost of a launch's accesses, by (lines of the kernels, "load" or "store", bytes)."""
+    names = {place: " <- ".join(f"{file}:{line}" for file, line in lines) for place, lines in trace.lines.items()}
+    return _costs(trace, names)
+
+
+def _costs(trace, names):
     found = {}
-    names = {place: _name(lines, kernels) for place, lines in trace.lines.items()}
     for (function, writes, size), lanes in _instructions(trace.accesses, names):
         access, cost = (function, "store" if writes else "load", size), wavefronts(lanes, size)
         before = found.get(access, Cost(0, 0))

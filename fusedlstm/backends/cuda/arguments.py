@@ -236,6 +236,66 @@ class SequenceFlagsArguments:
 
 
 @dataclass(slots=True)
+class Series:
+    """`Series<E>` of kernels/scan_gates.cuh."""
+
+    at: Annotated[Any, "E*"] = None
+    step: I64 = 0
+    row: I64 = 0
+
+    @classmethod
+    def of(cls, a: Any) -> Series:
+        """Return the Series of an array (T, B, columns) or (T, B). None makes a null pointer."""
+        if a is None:
+            return cls()
+        return cls(
+            a, *(0 if n <= 1 else int(by) // int(a.itemsize) for n, by in zip(a.shape[:2], a.strides, strict=False))
+        )
+
+
+@dataclass(slots=True)
+class ScanDirection:
+    """`ScanDirection<T>` of kernels/scan.cu."""
+
+    x: Annotated[Series, "const A"]
+    weight: Annotated[Matrix, "const T"]
+    cell: Cell
+    h: Annotated[Matrix, "const T"]
+    c: Annotated[Matrix, "const A"]
+    h_out: Annotated[Matrix, "T"]
+    c_out: Annotated[Matrix, "A"]
+    flags: Annotated[Series, "const unsigned char"]
+    reset_h: Annotated[Matrix, "const T"]
+    reset_c: Annotated[Matrix, "const A"]
+    last: Annotated[Matrix, "T"]
+    out: Annotated[Series, "T"]
+    input: Annotated[Series, "const T"]
+    reverse: I64
+
+
+@dataclass(slots=True)
+class ScanArguments:
+    """The arguments of kernels/scan.cu."""
+
+    first: ScanDirection
+    second: ScanDirection
+    steps: I64
+    B: I64
+
+
+@dataclass(slots=True)
+class GatesArguments:
+    """The arguments of kernels/gates.cu."""
+
+    x: Annotated[Matrix, "const T"]
+    weight: Annotated[Matrix, "const T"]
+    gates: Annotated[Matrix, "A"]
+    B: I64
+    I: I64
+    N: I64
+
+
+@dataclass(slots=True)
 class CheckArguments:
     """The arguments of kernels/check.cu."""
 

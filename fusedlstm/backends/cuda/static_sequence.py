@@ -11,6 +11,7 @@ import numpy as np
 from fusedlstm.backends.cuda.kernel_steps import KernelSteps
 from fusedlstm.backends.cuda.product_steps import ProductSteps
 from fusedlstm.backends.cuda.runtime.strides import copy_rows
+from fusedlstm.backends.cuda.scan_steps import ScanSteps
 from fusedlstm.backends.cuda.sequence_form import LayerBuffers, Workspace, rows
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class StaticSequence:
     Args:
         engines: an engine for each layer.
         residual: whether each layer's output is its h plus its input.
-        kernels: the kernel of each layer, by its name in `kernel_choice.py`.
+        kernels: the kernel of each layer, by its name in `kernel_choice.py`; or "scan", if `scan_steps.can_scan`.
         S: the most steps.
         form: what decides the launches.
         xs: the array of the inputs, from `sequence_form.rows`, or what another direction's has; None for a new one.
@@ -87,7 +88,7 @@ class StaticSequence:
 
     def _gates_for(self, engines: Sequence[CudaCell], kernels: Sequence[str], S: int, B: int) -> Any:
         """Return memory for x's part of the gates, which layers share; None if all kernels multiply x."""
-        of_products = [engine for engine, kernel in zip(engines, kernels, strict=True) if kernel == "matmul"]
+        of_products = [engine for engine, kernel in zip(engines, kernels, strict=True) if kernel in ("matmul", "scan")]
         if not of_products:
             return None
         widest, dtype = 4 * max(engine.weights.N for engine in of_products), of_products[0].weights.gates_dtype
@@ -96,10 +97,12 @@ class StaticSequence:
 
     def _layer(self, engine: CudaCell, kernel: str, buffers: LayerBuffers) -> LayerSteps:
         """Return the steps of a layer."""
-        if kernel != "matmul":
+        if kernel not in ("matmul", "scan"):
             return KernelSteps(engine, kernel, self._form, buffers)
         shape = (*self._gates.shape[:2], 4 * engine.weights.N)
         gates = cupy.ndarray(shape, self._gates.dtype, self._gates.data)
+        if kernel == "scan":
+            return ScanSteps(engine, self._form, buffers, gates)
         return ProductSteps(engine, self._form, buffers, gates, self._workspace)
 
     def begin(self, states: Sequence[LSTMState], reset_to: Sequence[LSTMState] | None) -> None:

@@ -1,0 +1,247 @@
+// Many steps of a layer in one launch, from x's part of all gates, for rows that no other block needs.
+//
+//   z    = x[t] + h weight.T + bias
+//   c, h = as in cell.cuh
+//   out[t] = h, or h + input[t]
+//
+// The weights of h stay in registers. h is exchanged in shared memory. The sums start from x's part, go on in
+// the order of K, and the bias comes last, as in step.cu. With 8 rows c stays in registers, too. More rows
+// take turns in one loop, whose code stays in the instruction cache, and c waits in shared memory.
+#include "cell.cuh"
+#include "scan_flags.cuh"
+#include "scan_gates.cuh"
+
+// One direction of a layer. Pointers may be null only if their comments say so.
+template <typename T> struct ScanDirection {
+  typedef typename Arithmetic<T>::type A;
+  Series<const A> x;       // (T, B, 4N): the gates i, f, g, o of a unit side by side
+  Matrix<const T> weight;  // interleaved: see device_weights.py; from h's first column on
+  Cell<T> cell;
+  Matrix<const T> h;                  // (B, N) before the first step; null: zeros
+  Matrix<const A> c;                  // the same for c
+  Matrix<T> h_out;                    // (B, N) after the last step; may be h
+  Matrix<A> c_out;                    // may be c
+  Series<const unsigned char> flags;  // (T, B), see flags.cuh; null only without FLAGS, like the next three
+  Matrix<const T> reset_h;            // (B, N), or one row; null: zeros
+  Matrix<const A> reset_c;            // (B, N), or one row; null: zeros
+  Matrix<T> last;         // (B, N): each row's last output before, and after; null only without LAST
+  Series<T> out;          // (T, B, N)
+  Series<const T> input;  // (T, B, N), added to the output; or null
+  i64 reverse;            // walks from the last step to the first
+};
+
+template <typename T> struct ScanArguments {
+  ScanDirection<T> first, second;  // the second is read only by a grid of two directions
+  i64 steps, B;
+
+  MEMBER const ScanDirection<T>& direction(int k) const { return (&first)[k]; }  // indexed where it is
+};
+
+// What idle rows are: there are none, or their outputs are zeros, or the last ones.
+enum Idle { NO_FLAGS, ZEROS, LAST };
+
+// An array's row at a column, or null.
+template <typename E> DEVICE E* row_at(const Matrix<E>& of, i64 row, i64 column) {
+  return of.at ? of.at + row * of.stride + column : nullptr;
+}
+
+// A series' row at a step and a column.
+template <typename E> DEVICE E* row_at(const Series<E>& of, i64 step, i64 row, i64 column) {
+  return of.at + step * of.step + row * (int)of.row + column;
+}
+
+// One of two pairs, chosen as whole words.
+template <typename E> DEVICE Vector<E, 2> select(bool first, const Vector<E, 2>& a, const Vector<E, 2>& b) {
+  if constexpr (sizeof(E) == 2) {
+    const unsigned word =
+        first ? *reinterpret_cast<const unsigned*>(&a) : *reinterpret_cast<const unsigned*>(&b);
+    return *reinterpret_cast<const Vector<E, 2>*>(&word);
+  } else {
+    return {{first ? a.at[0] : b.at[0], first ? a.at[1] : b.at[1]}};
+  }
+}
+
+// The part of two units that exists, W of them at once. Others are zeros, and aren't written.
+template <int W, typename E> DEVICE Vector<E, 2> load_units(const E* from, int exist) {
+  Vector<E, 2> pair = {};
+  if (!from) return pair;
+  if constexpr (W == 2) {
+    if (exist > 0) pair = load<2>(from);
+  } else {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      if (e < exist) pair.at[e] = from[e];
+    }
+  }
+  return pair;
+}
+template <int W, typename E> DEVICE void store_units(E* to, const Vector<E, 2>& pair, int exist) {
+  if constexpr (W == 2) {
+    if (exist > 0) store<2>(to, pair);
+  } else {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      if (e < exist) to[e] = pair.at[e];
+    }
+  }
+}
+
+// Launched with rows on grid x and directions on grid y. W: 2 needs an even N, and addresses and strides that
+// are multiples of 2 elements, of all arrays but x, weights and flags.
+template <class Tile, class FUNCTIONS, bool PEEPHOLE, bool CLIP, int FLAGS, int W>
+__global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArguments<typename Tile::T> a) {
+  typedef typename Tile::T T;
+  typedef typename Arithmetic<T>::type A;
+  constexpr int ROWS = Tile::ROWS, BATCHES = Tile::BATCHES;
+  DYNAMIC_SHARED_ARRAY(unsigned char, shared);
+  unsigned char* const hs = shared + ScanGates<Tile>::BYTES;
+  unsigned char* const weights = hs + 2 * Tile::H_BYTES;
+  A* const states = reinterpret_cast<A*>(weights + Tile::WEIGHT_BYTES);
+  T* const lasts = reinterpret_cast<T*>(states + (BATCHES > 1 ? ROWS * Tile::UNITS : 0));
+  SHARED_ARRAY(unsigned char, kept_flags, ScanFlags<ROWS>::BYTES);
+  SHARED_ARRAY(A, bias, 4 * Tile::UNITS);  // here, parameters take no registers
+  SHARED_ARRAY(T, peepholes, 3 * Tile::UNITS);
+
+  const ScanDirection<T>& d = a.direction(blockIdx.y);
+  const i64 first_row = (i64)blockIdx.x * ROWS;
+  const int count = a.B - first_row < ROWS ? int(a.B - first_row) : ROWS;
+  const int steps = (int)a.steps, N = (int)d.cell.N;
+  const int unit = Tile::unit(),
+            exist = N - unit;  // the thread's first unit, and how many exist from there on
+  Tile tile;                   // its weights come first, while other registers are free
+  tile.load_weights(weights, d.weight, N);
+  const i64 last_step = steps > 0 ? steps - 1 : 0, begin = d.reverse ? last_step : 0,
+            way = d.reverse ? -1 : 1;
+  ScanGates<Tile> gates(shared, row_at(d.x, begin, first_row, 0), (int)d.x.row, count, N);
+  T* out = row_at(d.out, begin, first_row + Tile::row(), unit);
+  const ScanFlags<ROWS> flags = {kept_flags};
+  // The flags of this thread's row, if it has one.
+  auto flags_at = [&](int step) -> unsigned char {
+    if ((int)threadIdx.x >= count || step >= steps) return 0;
+    return *row_at(d.flags, begin + way * step, first_row + threadIdx.x, 0);
+  };
+  // Where a thread keeps what is its own of a row.
+  auto own = [&](auto* of, int batch, int r) {
+    return of + ((batch * 2 + r) * Tile::THREADS + threadIdx.x) * 2;
+  };
+
+#pragma unroll 1
+  for (int batch = 0; batch < BATCHES; ++batch) gates.queue(batch, steps > 0);
+  if (FLAGS != NO_FLAGS) {
+    for (int step = 0; step < 2; ++step) flags.keep(step, flags_at(step));
+  }
+  clear<Tile::THREADS>(hs, 2 * Tile::H_BYTES);
+  for (int k = threadIdx.x; k < 4 * Tile::UNITS; k += Tile::THREADS) {
+    const bool exists = k / 4 < N;
+    bias[k] = d.cell.bias && exists ? A(widen(d.cell.bias[k % 4 * N + k / 4])) : A(0);
+    if (PEEPHOLE && k % 4 < 3) {
+      peepholes[k % 4 * Tile::UNITS + k / 4] = exists ? d.cell.peephole[k % 4 * N + k / 4] : Narrow<T>::of(0);
+    }
+  }
+  __syncthreads();
+
+  Vector<A, 2> c[2];  // of the batch
+#pragma unroll 1
+  for (int batch = 0; batch < BATCHES; ++batch) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int row = batch * 8 + Tile::row() + r, there = row < count ? exist : 0;
+      const i64 at = first_row + row;
+      const bool resets = FLAGS != NO_FLAGS && flags.of(0, row - r).at[r] == FLAG_RESET;
+      c[r] = load_units<W>(row_at(resets ? d.reset_c : d.c, at, unit), there);
+      store<2>(Tile::own(hs, row), load_units<W>(row_at(resets ? d.reset_h : d.h, at, unit), there));
+      if (BATCHES > 1) store<2>(own(states, batch, r), c[r]);
+      if (FLAGS == LAST) store<2>(own(lasts, batch, r), load_units<W>(row_at(d.last, at, unit), there));
+    }
+  }
+  __syncthreads();
+
+#pragma unroll 1
+  for (int step = 0; step < steps; ++step) {
+    unsigned char* const now = hs + step % 2 * Tile::H_BYTES;
+    unsigned char* const next = hs + (step + 1) % 2 * Tile::H_BYTES;
+    const unsigned char ahead = FLAGS == NO_FLAGS ? 0 : flags_at(step + 2);
+    gates.advance(way * d.x.step);
+#pragma unroll 1
+    for (int batch = 0; batch < BATCHES; ++batch) {
+      if (BATCHES > 1 && batch * 8 >= count) {  // no row is there; its group of copies is empty, too
+        copy_async_commit();
+        continue;
+      }
+      const int first = batch * 8 + Tile::row();
+      float sums[2][2][4];
+      copy_async_wait<BATCHES - 1>();
+      __syncwarp();  // all lanes have copied x's part
+      gates.start(batch, sums);
+      __syncwarp();  // all lanes have read it
+      gates.queue(batch, step + 1 < steps);
+      Vector<T, 2> more[2];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const T* from =
+            d.input.at ? row_at(d.input, begin + way * step, first_row + first + r, unit) : nullptr;
+        more[r] = load_units<W>(from, first + r < count ? exist : 0);
+        if (BATCHES > 1) c[r] = load<2>(own(states, batch, r));
+      }
+      tile.multiply(now, batch, sums);
+
+      Vector<A, 4> bias_of[2];
+      Peepholes<T, 2> peepholes_of;
+      Vector<unsigned char, 2> of_now, of_next;
+#pragma unroll
+      for (int e = 0; e < 2; ++e) bias_of[e] = load<4>(bias + 4 * (unit + e));
+      if (PEEPHOLE) peepholes_of = load_peepholes<2>(peepholes, unit, Tile::UNITS);
+      if (FLAGS != NO_FLAGS) {
+        of_now = flags.of(step, first);
+        of_next = flags.of(step + 1, first);
+      }
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int row = first + r;
+        A z[4][2];
+#pragma unroll
+        for (int k = 0; k < 8; ++k)
+          z[k / 2][k % 2] = sums[k % 2][k / 4][k / 2 % 2 * 2 + r] + bias_of[k % 2].at[k / 2];
+        const Vector<A, 2> before = c[r];
+        Vector<T, 2> h = advance<FUNCTIONS, PEEPHOLE, CLIP, true>(z, c[r], peepholes_of, d.cell.clip);
+        h = keep_h<FUNCTIONS::ZONEOUT_H>(Tile::own(now, row), h);
+        Vector<T, 2> output = d.input.at ? sum(h, more[r]) : h;
+        if (FLAGS != NO_FLAGS) {
+          const bool idle = of_now.at[r] & FLAG_IDLE;
+          Vector<T, 2> instead = {};
+          if (FLAGS == LAST) instead = load<2>(own(lasts, batch, r));
+          c[r] = select(idle, before, c[r]);
+          h = select(idle, load<2>(Tile::own(now, row)), h);
+          output = select(idle, instead, output);
+          if (FLAGS == LAST) store<2>(own(lasts, batch, r), output);
+          if (of_next.at[r] == FLAG_RESET) {
+            const int there = row < count ? exist : 0;
+            h = load_units<W>(row_at(d.reset_h, first_row + row, unit), there);
+            c[r] = load_units<W>(row_at(d.reset_c, first_row + row, unit), there);
+          }
+        }
+        if (BATCHES > 1) store<2>(own(states, batch, r), c[r]);
+        store_units<W>(Tile::own(next, row), h, exist);  // other units stay zeros
+        if (row < count) store_units<W>(out + (i64)(batch * 8 + r) * (int)d.out.row, output, exist);
+      }
+    }
+    out += way * d.out.step;
+    if (FLAGS != NO_FLAGS) flags.keep(step + 2, ahead);
+    __syncthreads();  // all of h is written, and nobody reads the old one any more
+  }
+
+#pragma unroll 1
+  for (int batch = 0; batch < BATCHES; ++batch) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int row = batch * 8 + Tile::row() + r;
+      const i64 at = first_row + row;
+      if (row >= count) continue;
+      if (BATCHES > 1) c[r] = load<2>(own(states, batch, r));
+      store_units<W>(row_at(d.c_out, at, unit), c[r], exist);
+      store_units<W>(row_at(d.h_out, at, unit), load<2>(Tile::own(hs + steps % 2 * Tile::H_BYTES, row)),
+                     exist);
+      if (FLAGS == LAST) store_units<W>(row_at(d.last, at, unit), load<2>(own(lasts, batch, r)), exist);
+    }
+  }
+}

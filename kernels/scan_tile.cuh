@@ -1,0 +1,99 @@
+// Rows of h times weights that stay in registers from step to step, on tensor cores.
+//
+// As in tensor_small.cuh, weights are the operand A of mma.sync, and 8 rows of h are B. A warp has all of K
+// for 16 units. One tile of A is the gates i and f of 8 units, another is g and o. So a thread's sums are all
+// gates of its two neighbouring units, in two rows of each 8.
+//
+// Weights that would take too many registers wait in shared memory.
+#pragma once
+
+#include "tensor.cuh"
+
+template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
+  typedef T_ T;
+  static constexpr int UNITS = UNITS_, ROWS = ROWS_, BATCHES = ROWS / 8;
+  static constexpr int WARP_UNITS = 16, WARPS = UNITS / WARP_UNITS, THREADS = 32 * WARPS;
+  static constexpr int K_TILES = UNITS * (int)sizeof(T) / TILE_ROW, STEPS = 2 * K_TILES;
+  static constexpr int H_BYTES = ROWS * K_TILES * TILE_ROW;  // of all h of the rows, in tiles of staging.cuh
+  static_assert(UNITS % 32 == 0 && ROWS % 8 == 0, "whole tiles");
+  // The steps of K whose weights are in registers, and the bytes of the others.
+  static constexpr int MOST_STEPS = 8, KEPT = STEPS < MOST_STEPS ? STEPS : MOST_STEPS;
+  static constexpr int WEIGHT_BYTES = (STEPS - KEPT) * 4 * THREADS * CHUNK;
+
+  unsigned weights[2][2][KEPT][4];  // of each unit: i and f, g and o
+  unsigned char* others;            // (STEPS - KEPT, 4, THREADS) of four words
+
+  // The first of a thread's two units, and of its two rows among 8.
+  MEMBER static int unit() { return threadIdx.x / 32 * WARP_UNITS + threadIdx.x % 32 / 4 * 2; }
+  MEMBER static int row() { return threadIdx.x % 4 * 2; }
+
+  // Loads the weights of h: UNITS / 8 groups of 32 rows, as interleave.cu lays them out. If they end
+  // before the last tile of K, it is zeros. `shared` has WEIGHT_BYTES; a thread uses its own part of them.
+  MEMBER void load_weights(unsigned char* shared, const Matrix<const T>& from, int N) {
+    const bool whole = sizeof(T) == 2 || N > (K_TILES - 1) * (TILE_ROW / (int)sizeof(T));
+    others = shared;
+    // A word of the weights of step `step`, tile k of A.
+    auto word_at = [&](int step, int k, int word) -> unsigned {
+      const int of = unit() + k / 2, gate = k % 2 * 2 + word % 2;
+      const T* row = from.at + (of / 8 * 32 + gate * 8 + of % 8) * from.stride;
+      const int at = step * 8 + word / 2 * 4 + threadIdx.x % 4;
+      return step / 2 < K_TILES - 1 || whole ? reinterpret_cast<const unsigned*>(row)[at] : 0;
+    };
+#pragma unroll 1
+    for (int k = 0; k < (STEPS - KEPT) * 4; ++k) {
+      Vector<unsigned, 4> words;
+#pragma unroll
+      for (int word = 0; word < 4; ++word) words.at[word] = word_at(KEPT + k / 4, k % 4, word);
+      store<4>(other(KEPT + k / 4, k % 4), words);
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+#pragma unroll
+      for (int step = 0; step < KEPT; ++step) {
+#pragma unroll
+        for (int word = 0; word < 4; ++word) weights[k / 2][k % 2][step][word] = word_at(step, k, word);
+      }
+      __syncwarp();  // or too many loads would be in flight for the registers
+    }
+  }
+
+  MEMBER unsigned* other(int step, int k) const {
+    return reinterpret_cast<unsigned*>(others + (((step - KEPT) * 4 + k) * THREADS + threadIdx.x) * CHUNK);
+  }
+
+  // Where a row of h is: bits 0 and 1 of its number are swapped. Then a warp, which writes every second row
+  // at once, writes to all banks.
+  MEMBER static int slot(int row) { return (row & ~3) | row % 2 * 2 | row / 2 % 2; }
+
+  // Adds the products of 8 rows of h. sums[e][k]: tile k of unit e.
+  MEMBER void multiply(const unsigned char* h, int batch, float (&sums)[2][2][4]) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int tile = 0; tile < K_TILES; ++tile) {
+      unsigned b[4];  // of both steps
+      load_matrix_x4(b, h + tile * ROWS * TILE_ROW + place(slot(batch * 8 + lane % 8), lane / 8));
+      round_to_operand<T>(b);
+#pragma unroll
+      for (int step = 0; step < 2; ++step) {
+        const unsigned pair[2] = {b[2 * step], b[2 * step + 1]};
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          const int of = tile * 2 + step;
+          if (of < KEPT) {
+            multiply_add<T>(sums[k / 2][k % 2], weights[k / 2][k % 2][of < KEPT ? of : 0], pair);
+          } else {
+            const Vector<unsigned, 4> a = load<4>(other(of, k));
+            multiply_add<T>(sums[k / 2][k % 2], a.at, pair);
+          }
+        }
+      }
+    }
+  }
+
+  // Where a thread's two units of a row of h are.
+  MEMBER static T* own(unsigned char* h, int row) {
+    const int each = CHUNK / (int)sizeof(T), column = unit();
+    unsigned char* tile = h + column / (each * CHUNKS) * ROWS * TILE_ROW;
+    return reinterpret_cast<T*>(tile + place(slot(row), column / each % CHUNKS)) + column % each;
+  }
+};

@@ -1,0 +1,158 @@
+"""Whole sequences on the emulated GPU, with kernels/gates.cu and scan.cu in place of a launch for each step."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from fusedlstm import LSTM, LSTMState, StackedWeights
+from fusedlstm.backends.cuda.scan_kernels import LAST, NO_FLAGS, ScanTile, gate_order, scan_fits, scan_tile
+
+from support.backends import BACKENDS
+from support.on_emulated_gpu import bits, bits_of, nodes_of
+
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fake driver")
+
+B, I, N = 11, 6, 10
+
+
+@pytest.fixture
+def _scanning(monkeypatch):
+    """Step all layers of sequences by scans. Single steps still use the cells' kernels."""
+
+    def scans(engines, rows):
+        from fusedlstm.backends.cuda.scan_steps import can_scan
+
+        assert all(map(can_scan, engines))
+        return ("scan",) * len(engines)
+
+    monkeypatch.setattr("fusedlstm.backends.cuda.chunked_sequence.kernels_of", scans)
+
+
+def make(layers=2, *, dtype="bfloat16", seed=0, **options):
+    """Return an LSTM whose single steps sum in the order of scan.cu."""
+    precision = {"precision": "high"} if dtype == "float32" else {}
+    weights = StackedWeights.random(I, N, layers, seed=seed, dtype=dtype, **options)
+    return LSTM(weights, backend="cuda", kernel="tensor_medium", **precision)
+
+
+def arguments(lstm, T, rows=B, seed=0):
+    rng = np.random.default_rng(seed)
+    states = tuple(
+        LSTMState(h=lstm.asarray(rng.uniform(-1, 1, s.h.shape)), c=lstm.asarray(rng.normal(size=s.c.shape), s.c.dtype))
+        for s in lstm.zero_state(rows)
+    )
+    return lstm.asarray(rng.normal(size=(T, rows, I))), states
+
+
+def bits_of_call(called):
+    return bits(called[0]), bits_of(called[1])
+
+
+def by_steps(lstm, xs, states, **options):
+    outputs = []
+    for t, x in enumerate(xs):
+        more = {name: array[t] if name == "is_first" else array for name, array in options.items()}
+        output, states = lstm.step(x, states, **more)
+        outputs.append(output)
+    return cupy.stack(outputs), states
+
+
+CELLS = {
+    "plain": {"dtype": "bfloat16"},
+    "residual": {"dtype": "float16", "residual": [False, True], "peephole": True},
+    "zoneout": {"dtype": "float32", "zoneout_c": 0.1, "zoneout_h": 0.2, "cell_clip": 0.5},
+}
+
+
+@pytest.mark.usefixtures("_scanning")
+@pytest.mark.parametrize("name", CELLS)
+def test_scans_have_the_bits_of_steps(name):
+    lstm = make(**CELLS[name])
+    xs, states = arguments(lstm, 21)
+    is_first = np.random.default_rng(1).random((21, B)) < 0.3
+    reset_to = arguments(lstm, 1, 1, seed=2)[1]
+    for options in ({}, {"is_first": is_first}, {"is_first": is_first, "reset_to": reset_to}):
+        assert bits_of_call(lstm(xs, states, **options)) == bits_of_call(by_steps(lstm, xs, states, **options))
+
+
+@pytest.mark.parametrize("rule", ["zero", "last"])
+@pytest.mark.parametrize("shape", ["reverse", "bidirectional"])
+def test_scans_of_marked_rows(shape, rule, request, monkeypatch):
+    """Lengths, masks and resets in both directions give the bits of a launch for each step."""
+    rng, T = np.random.default_rng(0), 7
+    about = {"masked_outputs": rule, "reverse": shape == "reverse", "is_first": rng.random((T, B)) < 0.3}
+    wanted = []
+    for marks in ({"lengths": rng.integers(0, T + 1, B)}, {"mask": rng.random((T, B)) < 0.7}):
+        lstm = make(bidirectional=shape == "bidirectional")
+        wanted.append((marks, bits_of_call(lstm(*arguments(lstm, T), **about, **marks))))
+    request.getfixturevalue("_scanning")
+    for gates in (1 << 24, 1, 3 * B * 4 * N * 4):  # bytes of x's part that a launch computes
+        monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", gates)
+        for marks, want in wanted:
+            lstm = make(bidirectional=shape == "bidirectional")
+            assert bits_of_call(lstm(*arguments(lstm, T), **about, **marks)) == want
+
+
+@pytest.mark.usefixtures("_scanning")
+def test_a_scan_is_two_launches():
+    """A layer of a chunk has one launch for x's part, and one for all its steps, with or without flags."""
+    lstm = make()
+    xs, states = arguments(lstm, 16)
+    for options in ({}, {"is_first": np.ones((16, B), bool)}):
+        lstm(xs, states, **options)
+        graphs = lstm._layers._sequence._parts[0]._free[-1]._by_steps
+        assert nodes_of(graphs[16]) == ["lstm_gates", "lstm_scan"] * 2
+
+
+@pytest.mark.usefixtures("_scanning")
+def test_new_weights_reach_scans():
+    lstm, other = make(), make(seed=1)
+    xs, states = arguments(lstm, 5)
+    lstm(xs, states)
+    lstm.set_weights(other.weights)
+    assert bits_of_call(lstm(xs, states)) == bits_of_call(other(xs, states))
+
+
+BFLOAT16, FLOAT32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("N", "P", "dtype", "precision", "capability", "fits"),
+    [
+        (128, 128, BFLOAT16, "highest", 80, True),
+        (128, 128, np.dtype(np.float16), "highest", 120, True),
+        (129, 129, BFLOAT16, "highest", 90, False),
+        (128, 64, BFLOAT16, "highest", 90, False),
+        (64, 64, BFLOAT16, "highest", 75, False),
+        (96, 96, FLOAT32, "high", 86, True),
+        (128, 128, FLOAT32, "high", 90, True),
+        (128, 128, FLOAT32, "high", 120, False),
+        (32, 32, FLOAT32, "highest", 90, False),
+        (32, 32, np.dtype(np.float64), "high", 90, False),
+    ],
+)
+def test_which_layers_fit(N, P, dtype, precision, capability, fits):
+    assert scan_fits(N, P, dtype, precision, capability) == fits
+
+
+@pytest.mark.parametrize(
+    ("B", "N", "capability", "directions", "flags", "tile"),
+    [
+        (1, 1, 90, 1, LAST, ScanTile(32, 8)),
+        (1024, 128, 90, 1, LAST, ScanTile(128, 8)),
+        (1024, 128, 90, 2, LAST, ScanTile(128, 16)),
+        (1025, 128, 90, 1, LAST, ScanTile(128, 16)),
+        (9000, 128, 90, 1, LAST, ScanTile(128, 64)),
+        (9000, 128, 80, 1, LAST, ScanTile(128, 32)),
+        (9000, 128, 120, 1, LAST, ScanTile(128, 16)),
+        (9000, 64, 120, 1, NO_FLAGS, ScanTile(64, 32)),
+    ],
+)
+def test_rows_of_a_block(B, N, capability, directions, flags, tile):
+    """A block has few rows while there are blocks for all multiprocessors. Its shared memory fits."""
+    assert scan_tile(B, N, BFLOAT16, capability, directions=directions, flags=flags) == tile
+
+
+def test_order_of_gates():
+    assert gate_order(3).tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
