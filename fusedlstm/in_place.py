@@ -72,7 +72,7 @@ class InPlace(Generic[State]):
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """The kernel that steps each layer: "numpy", or on a GPU a name from LSTMCell's `kernel`."""
+        """The kernel of each layer and direction: "numpy", or on a GPU a name from LSTMCell's `kernel`."""
         return self._engine.kernels
 
     def read(self) -> State:

@@ -33,8 +33,8 @@ class LSTM(Sequenceable):
 
     A state is always a tuple of LSTMState, one for each layer and direction. The order is PyTorch's: layer 0 forward,
     layer 0 backward, layer 1 forward ... An LSTM holds weights but no state. Several threads may call it at once, and a
-    signal handler may call it during another call. Only while a GPU's first sequence of a new batch size captures its
-    graphs does such a nested call raise RuntimeError. The same call always gives the same bits.
+    signal handler may call it during another call. On a GPU, a call on sequences of a new size, or with new options,
+    first captures graphs. A call nested in a capture raises RuntimeError. The same call always gives the same bits.
 
     As with `LSTMCell`, arrays on the LSTM's device may come from any library that shares its memory, even from several
     at once. Only sequences whose steps are not contiguous are copied, part by part. Results are in the library of x.
@@ -267,20 +267,19 @@ class LSTM(Sequenceable):
                 of these steps. Lengths on a GPU below 0 or above T count as 0 or T, unless `strict` is set.
             mask: (T, B) booleans, instead of lengths. Row b takes step t if mask[t, b] is True, and otherwise keeps its
                 state.
-            is_first: (T, B) booleans, in an array on the device, a host array or a list. True means that step t begins
-                a new sequence in row b. The state is reset before step t. A backward direction resets it after step t
-                instead, but never after step 0, so the returned state is never reset. Flags of steps that a row does
-                not take are ignored.
+            is_first: (T, B) booleans. True means that step t begins a new sequence in row b. The state is reset before
+                step t. A backward direction resets it after step t instead, but never after step 0. So the returned
+                state is never reset. Flags of steps that a row does not take are ignored.
             reset_to: the state to reset rows to: one for each layer and direction, with one row or B; None for zeros.
                 Even a NaN in the old state has no effect after a reset.
             reverse: whether every layer runs from the last step to the first. Each output stays at the index of its x.
             masked_outputs: the outputs of steps that a row does not take. "zero" gives zeros, as TensorFlow and PyTorch
                 do. "last" repeats the output of the direction's previous step, as Keras does, and gives zeros before
                 the first.
-            strict: whether to wait for lengths on a GPU, and raise as for other lengths if one is below 0 or above T.
+            strict: whether to wait for lengths on a GPU, and raise if one is below 0 or above T.
 
-        Lengths, mask and is_first may be lists, or arrays in host memory or on the device. A call reads none from a
-        GPU, and waits for none, unless `strict` is set.
+        Lengths, mask and is_first may be lists, or arrays in host memory or on the device. If they are on a GPU, a call
+        neither reads them back nor waits for them, unless `strict` is set.
 
         Returns:
             The outputs (T, B, width), contiguous, with the top layer's directions side by side, and the final state of
@@ -288,8 +287,8 @@ class LSTM(Sequenceable):
 
         Raises:
             TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).
-            ValueError: an argument has the wrong shape or device, a length is below 0 or above T, both lengths and a
-                mask are given, or `reverse` is set for bidirectional weights.
+            ValueError: an argument has the wrong shape or device, or `reverse` is set for bidirectional weights. Or a
+                checked length is below 0 or above T, or both lengths and a mask are given.
         """
         check_choice("masked_outputs", masked_outputs, MASKED_OUTPUTS)
         self._checks.check_reverse(reverse)

@@ -37,20 +37,20 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
     before the run. Inputs stay until you overwrite them: unlike a step of a Stepper, a run doesn't clear `is_first`.
 
     All checks, choices and allocations are made once, when the Sequencer is made, and no buffer ever moves. On a GPU a
-    run is one launch of a CUDA graph, and `kernels` names the kernel of each layer and direction. It is queued on the
-    current stream of the buffers' library. If the stream changes between two calls, the later call waits on the GPU for
-    the earlier one.
+    run is one launch of a CUDA graph, and `kernels` names each layer's kernel in each direction. The launch is queued
+    on the current stream of the buffers' library. If the stream changes between two calls, the later call waits on the
+    GPU for the earlier one.
 
-    If you are capturing that stream into a graph of your own, `run`, `reset` and `write` queue their work into it, and
-    arguments must be on the GPU. Keep the Sequencer as long as your graph. Other calls, and `set_weights`, don't wait
-    for your graph. So queue them on the stream where you launch it.
+    If you capture that stream into your own graph, `run`, `reset` and `write` become part of it. Then arguments must be
+    on the GPU. Keep the Sequencer as long as your graph. Other calls, and `set_weights`, don't wait for your graph. So
+    queue them on the stream where you launch it.
 
     A Sequencer runs one call at a time. A call raises if another thread is in a call. It also raises in the middle of
     another call in the same thread, such as from a signal handler. `set_weights` of the LSTM also sets the Sequencer's
     weights.
 
-    If a run fails or is interrupted while it writes the state, that may be neither the old nor the new one. Then `run`
-    and `read` raise until `write` or `reset` sets the state. Bad arguments raise and change nothing.
+    If a run fails or is interrupted while it writes the state, the state may be neither the old nor the new one. Then
+    `run` and `read` raise until `write` or `reset` sets the state. Bad arguments raise and change nothing.
 
     Shapes here are time-major. With the LSTM's `batch_first` the first two axes of xs, mask, is_first and outputs are
     swapped. Their memory stays time-major.
@@ -59,9 +59,9 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
         owner: an LSTM, in one direction or both.
         steps: T, at least 1.
         batch: B, at least 1.
-        lengths: whether rows have lengths of their own, in the buffer `lengths`.
-        mask: whether rows skip steps, as the buffer `mask` says.
-        is_first: whether rows are reset in the middle, as the buffer `is_first` says.
+        lengths: whether each row has its own length, in the buffer `lengths`.
+        mask: whether rows take only the steps that the buffer `mask` marks.
+        is_first: whether rows are reset where the buffer `is_first` marks the first step of a sequence.
         reset_to: the state to reset those rows to, with one row or B, for each layer and direction. It is copied now.
             None for zeros.
         reverse: whether every layer runs from the last step to the first.
@@ -181,7 +181,7 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
 
     @property
     def state(self) -> tuple[LSTMState, ...]:
-        """The state in place, of each layer and direction: the final one of the last run, and where the next begins."""
+        """The state of each layer and direction, in place. A run begins with it, and writes the final state to it."""
         return self._states
 
     def _buffer(self, name: str) -> Array:
@@ -204,8 +204,8 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
             RuntimeError: another call of this Sequencer is running, in any thread; the last run failed or was
                 interrupted; the process was forked after CUDA had been used.
             TypeError: an argument has the wrong kind, dtype or library.
-            ValueError: an argument has the wrong shape or device, a length in host memory is below 0 or above T, or the
-                Sequencer has no buffer for the argument.
+            ValueError: an argument has the wrong shape or device, or the Sequencer has no buffer for it. Or a length in
+                host memory is below 0 or above T.
         """
         if self._busy.locked():
             self._refuse()
@@ -267,7 +267,7 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
 
 
 class Sequenceable(Steppable[tuple[LSTMState, ...]]):
-    """An LSTM: it can make Steppers and Sequencers."""
+    """The base of LSTM, which can make Steppers and Sequencers."""
 
     def sequencer(
         self,

@@ -1,8 +1,8 @@
 """The table of a pool's slots: which are live, which come next, and the checks of a call's slots.
 
 The table is in host memory and has no lock. Only the constructor, `live_slots` and `live_flags` take longer in a
-larger pool. Checking a step's slots in an array allocates nothing that grows with the rows, unless the step has more
-rows than all before.
+larger pool. Checking a step's slots in an array allocates nothing that grows with the rows, unless no earlier step had
+as many.
 """
 
 from __future__ import annotations

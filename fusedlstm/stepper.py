@@ -32,10 +32,10 @@ class Stepper(InPlace[State]):
     All checks, choices and allocations are made once, when the Stepper is made. In NumPy a step works in these buffers.
     On a GPU a step is one launch of a CUDA graph, and `kernels` names each layer's kernel. If that is "matmul", a layer
     is one matmul and one kernel. A projection then adds one matmul and at most one kernel. Zoneout of h adds one kernel
-    without a projection. Once `is_first` has been used, one more kernel resets all layers; with `host` only in steps
-    with flags. Any other kernel does a whole layer, but a large projection takes a second one. A step is queued on the
-    current stream of the buffers' library. If the stream changes between two calls, the later call waits on the GPU for
-    the earlier one.
+    without a projection. Once `is_first` has been used, one more kernel resets all layers. With `host` it runs only in
+    steps with flags. Any other kernel does a whole layer, but a large projection takes a second one. A step is queued
+    on the current stream of the buffers' library. If the stream changes between two calls, the later call waits on the
+    GPU for the earlier one.
 
     A Stepper runs one call at a time. A call raises if another thread is in a call. It also raises in the middle of
     another call in the same thread, such as from a signal handler. `set_weights` of the cell or LSTM also sets the

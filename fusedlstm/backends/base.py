@@ -58,7 +58,8 @@ class SequenceEngine(Protocol):
     def run(self, engines: Sequence[Any], run: SequenceRun) -> None:
         """Do the work of a call with these engines, one for each layer and direction.
 
-        On a GPU this only queues the work on the current stream. It reads nothing from the GPU and waits for nothing.
+        On a GPU this only queues the work on the current stream. It reads nothing from the GPU. It waits only if many
+        earlier uploads of host arrays are still under way.
         """
 
 
@@ -76,16 +77,16 @@ class InPlaceEngine(Protocol):
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """The kernel that steps each layer: one of `kernel_choice.NAMES`, or "numpy"."""
+        """The kernel of each layer and direction: one of `kernel_choice.NAMES`, or "numpy"."""
 
     def run(self, engines: Sequence[Any]) -> None:
-        """Step with these engines, one for each layer. Their weights may be new since the last call."""
+        """Step with these engines, one for each layer and direction. Their weights may be new since the last call."""
 
     def read(self, empty: Empty) -> tuple[LSTMState, ...]:
         """Return copies of the states, in arrays that `empty` makes."""
 
     def write(self, states: Sequence[LSTMState]) -> None:
-        """Copy one state for each layer, with any strides, to the buffers."""
+        """Copy one state for each layer and direction, with any strides, to the buffers."""
 
     def clear(self) -> None:
         """Write zeros to all states."""
@@ -131,8 +132,8 @@ class SequencerEngine(InPlaceEngine, Protocol):
     """The buffers of a Sequencer. `run` steps whole sequences.
 
     Attributes:
-        buffers: the inputs and results of every run, on the device, which begin as zeros. They stay in place. `finals`
-            is `states`. Lengths begin as T, and the mask as True.
+        buffers: the inputs and results of every run, on the device. They stay in place, and `finals` is `states`. They
+            begin as zeros, but lengths as T and the mask as True.
     """
 
     buffers: SequenceRun

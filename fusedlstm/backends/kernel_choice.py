@@ -23,7 +23,7 @@ TENSOR = ("tensor_large", "tensor_medium", "tensor_small")
 NAMES = ("matmul", *TENSOR, "simt")
 ROWS_OF_A_POOL = 1024  # a pool's kernels are chosen for steps of this many rows, or of all slots if it has fewer
 OLDEST = 80  # the compute capability 8.0, as CuPy writes it: tiles need its cp.async and mma
-# Those of GPUs whose multiprocessors have 164 KiB of shared memory or more. The others have 100.
+# Compute capabilities of GPUs whose multiprocessors have at least 164 KiB of shared memory. The others have 100.
 _ROOMY = frozenset({80, 87, 90, 100, 103, 110})
 
 _MORE = math.inf
@@ -98,12 +98,12 @@ def choose(
 
 
 def is_roomy(capability: int) -> bool:
-    """Whether a multiprocessor of these GPUs has much shared memory. Those of unknown GPUs are taken to have little."""
+    """Return whether a multiprocessor of these GPUs has much shared memory. Unknown GPUs are taken to have little."""
     return capability in _ROOMY
 
 
 def _for_room(kernel: str, capability: int) -> str:
-    """Return a kernel, or "tensor_medium" for a large one of which a multiprocessor has room for one block alone."""
+    """Return a kernel, or "tensor_medium" for "tensor_large" if a multiprocessor has room for one block only."""
     return _MEDIUM if kernel == _LARGE and not is_roomy(capability) else kernel
 
 

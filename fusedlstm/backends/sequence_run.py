@@ -1,4 +1,4 @@
-"""A call of an LSTM on sequences, and a Sequencer, as their engines get them. This doesn't import CuPy."""
+"""What engines get of an LSTM's call on sequences, and of a Sequencer. This doesn't import CuPy."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class SequenceRun:
         xs: (T, B, I), any strides.
         states: the state of each layer and direction before its first step, any strides.
         outputs: (T, B, width), to be written. Columns are contiguous, T and B may have any strides.
-        finals: a state for each layer and direction, to be written. The arrays are contiguous, and no input.
-        lengths: (B,) integers of any type. Those on a device are clamped to 0..T, the others lie in it.
+        finals: a state for each layer and direction, to be written. The arrays are contiguous. In a call, none is an
+            input.
+        lengths: (B,) integers of any type. Those on a device are clamped to 0 and T. The others are from 0 to T.
         mask: (T, B) booleans, True for the steps that a row takes.
         is_first: (T, B) booleans.
         reset_to: the state to reset rows to, of B rows or of one, for each layer and direction; None for zeros.

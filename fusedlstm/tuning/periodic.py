@@ -36,7 +36,7 @@ class Periodic:
         arithmetic: as from `kernel_choice.arithmetic`. It decides how far results may be from the formula.
 
     Attributes:
-        x: (PERIOD, I), and likewise h and c, whose numbers the weights' dtype has.
+        x: (PERIOD, I); h and c likewise. The weights' dtype represents all numbers exactly.
         wanted: the new h and c.
     """
 

@@ -116,7 +116,7 @@ class SequenceChecks:
     def check_steps(
         self, lengths: Any, mask: Any, T: int, B: int, *, strict: bool = False
     ) -> tuple[Array | None, Array | None]:
-        """Return lengths (B,) and mask (T, B) of the steps that rows take, in host memory or on the device, or raise.
+        """Return checked lengths (B,) and mask (T, B) of the steps that rows take, in host memory or on the device.
 
         Values of lengths on a device are only checked if `strict`, which waits for the device.
         """

@@ -99,7 +99,7 @@ class StepChecks:
         return fits and self.backend.device_of(array) == self.backend.device
 
     def check_place(self, name: str, array: Array) -> None:
-        """Raise unless one of the backend's arrays is on its device."""
+        """Raise unless an array of the backend's type is on its device."""
         place = self.backend.device_of(array)
         if place != self.backend.device:
             fail(ValueError, name, f"an array on {self.backend.device}", f"one on {place}")

@@ -207,7 +207,7 @@ class GatherArguments:
 
 @dataclass(slots=True)
 class Booleans:
-    """`Booleans` of kernels/sequence_flags.cu. Strides of bytes are strides of booleans."""
+    """`Booleans` of kernels/sequence_flags.cu. A boolean is one byte, so strides in bytes count elements."""
 
     at: Annotated[Any, "const unsigned char*"] = None
     step: I64 = 0

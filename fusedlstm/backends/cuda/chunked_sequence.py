@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fusedlstm.state import LSTMState
 
 SIZES = (64, 16, 4, 1)  # of chunks, in steps
-_MOST_GRAPHS = 8  # that are kept
+_MOST_GRAPHS = 8  # to keep
 
 
 def chunks(T: int, most: int) -> Iterator[tuple[int, int]]:
@@ -66,7 +66,7 @@ class ChunkedSequence:
 
     def __init__(self, index: int, residual: Sequence[bool]) -> None:
         self._index, self._residual = index, tuple(residual)
-        self._free: list[_Graphs] = []  # which no call uses, the one used last at the end
+        self._free: list[_Graphs] = []  # that no call is using; the one used last is at the end
 
     def run(self, engines: Sequence[CudaCell], run: SequenceRun, marks: Marks) -> None:
         """Queue the steps of these layers on the current stream. T and B are at least 1.
@@ -98,7 +98,7 @@ class ChunkedSequence:
         return _Graphs(self._index, engines, self._residual, form)
 
     def _give_back(self, graphs: _Graphs) -> None:
-        """Keep graphs for later calls. Those that were not used for the longest time are freed."""
+        """Keep graphs for later calls. The least recently used ones are freed."""
         free = self._free
         free.append(graphs)
         while len(free) > 1 and sum(len(each) for each in free[:]) > _MOST_GRAPHS:

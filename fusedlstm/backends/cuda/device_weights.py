@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _ALIGNMENT = 16  # bytes that kernels and cuBLAS move at once
 _TILE = 64  # bytes of a row of interleaved weights in one of a kernel's tiles
-_ROWS = 128  # of interleaved weights: the most that a block reads. The number of rows is a multiple of it
+_ROWS = 128  # of interleaved weights that a large tile reads. Their number is a multiple of it
 
 
 def padded(columns: int, dtype: np.dtype[Any], to: int = _ALIGNMENT) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.cell import CudaCell
     from fusedlstm.backends.cuda.device_weights import DeviceWeights
 
-# Blocks read x from the host's memory if they read at most this many bytes in all. A copy of x should take longer then.
+# Blocks read x from the host's memory if they read at most this many bytes in all. Then a copy should take longer.
 MOST_READ = 32 << 10
 
 
@@ -28,7 +28,7 @@ class FusedBatch:
     """See `layer_step.BatchStep`.
 
     Many blocks read h while others write the next one, so each layer has a double buffer of h. With host buffers, the
-    top layer writes its output to the host's memory, and the first reads a small x there.
+    top layer writes its output to the host's memory. The first layer reads a small x there.
     """
 
     buffers = 2

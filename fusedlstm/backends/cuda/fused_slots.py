@@ -42,7 +42,7 @@ _PLACES = {"x.at": 0, "x.stride": 1, "B": 2, "pool.slots": 3, "pool.tick": 4, "i
 _COPY = {"copy.to.at": 6, "copy.to.stride": 7}  # if the launch writes h
 _INPUT = {"copy.input.at": 0, "copy.input.stride": 1}  # if it also adds x
 _SLOTS, _CHECKED, _TICK, _ROWS = range(4)  # those of check.cu
-_MOST_INSTANCES = 1024  # whose numbers and grids are kept, by kernel and rows
+_MOST_INSTANCES = 1024  # numbers and grids to keep, by kernel and rows
 # The fewest rows to make room for.
 _FEWEST = 16
 

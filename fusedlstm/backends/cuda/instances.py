@@ -205,7 +205,7 @@ class _Layer:
             yield weight_kernels.pad_kernel(self.dtype, rounded)
 
     def staged(self, B: int) -> list[set[bool]]:
-        """Return whether contiguous x and h of B rows can be staged."""
+        """Return for x and for h whether contiguous ones of B rows can be staged."""
         return [{B == 1 or columns * self.dtype.itemsize % _STAGED == 0} for columns in (self._I, self._P)]
 
     def step(

@@ -47,7 +47,7 @@ class KernelSteps:
         """Do nothing: each step multiplies the h that rows are reset to."""
 
     def prepare(self, steps: int) -> None:
-        """Do nothing: any number of steps needs the same."""
+        """Do nothing: `queue` needs nothing more."""
 
     def queue(self, steps: int) -> None:
         """Queue the first `steps` steps of the buffers on the current stream."""
@@ -59,7 +59,7 @@ class KernelSteps:
             copy_rows(self.state.h, h)
 
     def _step(self, t: int, first: int, h: Any, next_h: Any) -> None:
-        """Queue a step. `first` is the first of all."""
+        """Queue step t. `first` is the step that the direction takes first."""
         buffers, c, reset = self._buffers, self.state.c, self._reset
         x = buffers.xs[t]
         to = Destinations(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class BatchStep(Protocol):
     """The buffers of a batch on the GPU, which begin as zeros, and its step.
 
-    With host buffers, x and output are NumPy arrays in pinned memory, and is_first is an array that maps such memory.
+    With host buffers, x and output are NumPy arrays in pinned memory. is_first is an array that maps such memory.
 
     Attributes:
         buffers: 2 if steps alternate between two buffers of h, else 1.
@@ -43,7 +43,7 @@ class BatchStep(Protocol):
     def queue(self, current: int, is_first: Any) -> None:
         """Queue a step on the current stream, with the rows that is_first marks reset.
 
-        It reads `states[current]`. With two buffers it writes the other h. It clears the flags, but not on the host.
+        It reads `states[current]`. With two buffers it writes the other h. It clears flags on the GPU only.
         """
 
     def clear(self, current: int) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ProductSteps:
-    """See `sequence_form.LayerSteps`. A projection adds a product and a launch to a step, zoneout of h a launch.
+    """See `sequence_form.LayerSteps`. A projection adds a product and a launch to a step. Zoneout of h adds a launch.
 
     The launch follows the product that reads h, so it updates h in place, and idle rows keep theirs.
 
@@ -29,8 +29,8 @@ class ProductSteps:
         engine: the layer's engine.
         form: what decides the launches.
         buffers: the inputs and outputs.
-        gates: (most, B, 4N), for x's part of the gates of so many steps. Layers may share the memory.
-        workspace: which layers share.
+        gates: (most, B, 4N), for x's part of the gates of at most so many steps. Layers may share the memory.
+        workspace: the workspace of the products. Layers share it.
     """
 
     def __init__(self, engine: CudaCell, form: Form, buffers: LayerBuffers, gates: Any, workspace: Workspace) -> None:
@@ -117,7 +117,7 @@ class ProductSteps:
                 self._step(t, order[0], self._gates[t - part.start])
 
     def _step(self, t: int, first: int, gates: Any) -> None:
-        """Queue a step. `first` is the first of all."""
+        """Queue step t. `first` is the step that the direction takes first."""
         weights, buffers, state = self._weights, self._buffers, self.state
         flags = None if buffers.flags is None else buffers.flags[t]
         reset_h, reset_c = (None, None) if self._reset is None else (self._reset.h, self._reset.c)

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from fusedlstm.functions import Functions
 
 _PAIR = 2  # units that a thread moves as one, if sizes and addresses allow it
-_GROUP = 32  # units of the two warps that a block has at least
+_GROUP = 32  # units of two warps, the fewest of a block
 _MOST_UNITS = 128
 _ROWS = (8, 16, 32, 64)  # of a block
-_MOST_STEPS = 8  # of K, whose weights are in registers; the others wait in shared memory
-_ENOUGH_BLOCKS = 128  # for a GPU; then more blocks would only have fewer rows
-# Bytes of shared memory of a block by compute capability; others have at least the least of them.
+_MOST_STEPS = 8  # of K whose weights stay in registers; the others stay in shared memory
+_ENOUGH_BLOCKS = 128  # to fill a GPU; with more rows, blocks get more of them
+# The most bytes of shared memory of a block, by compute capability. Others have at least _LEAST_SHARED.
 _SHARED = {80: 163 << 10, 87: 163 << 10, 90: 227 << 10, 100: 227 << 10, 103: 227 << 10}
 _LEAST_SHARED = 99 << 10
-_STATIC_BYTES = 4 << 10  # at most, of what the kernel declares itself: flags, bias and peepholes
+_STATIC_BYTES = 4 << 10  # the most that the kernel itself declares: flags, bias and peepholes
 NO_FLAGS, ZEROS, LAST = range(3)  # as in kernels/scan.cu
 _NAMES = ("NO_FLAGS", "ZEROS", "LAST")
 
@@ -68,7 +68,7 @@ class ScanTile:
 
 
 def scan_fits(N: int, P: int, dtype: np.dtype[Any], precision: str, capability: int) -> bool:
-    """Whether kernels/scan.cu can step a layer of N units and P outputs on a GPU of this compute capability.
+    """Return whether kernels/scan.cu can step a layer of N units and P outputs on a GPU of this capability.
 
     A projection, float64, and float32 that isn't rounded to TF32 need another kernel.
     """
@@ -142,7 +142,7 @@ class Scan:
         return [each for each in (*states, *_rows(self.out), *_rows(self.input)) if each is not None]
 
     def idle(self) -> int:
-        """Return what idle rows are."""
+        """Return how the kernel treats idle rows: NO_FLAGS if there are none, or what they output."""
         return NO_FLAGS if self.flags is None else ZEROS if self.last is None else LAST
 
     def arguments(self) -> ScanDirection:
@@ -168,7 +168,7 @@ class Scan:
 
 
 def _rows(a: Any) -> tuple[Any, ...]:
-    """Return what the rows of (T, B, N) have in common, as two matrices: those of a step, and those of a row."""
+    """Return the two matrices that decide how the rows of (T, B, N) are aligned: a step's rows, and a row's steps."""
     return () if a is None or 0 in a.shape else (a[0], a[:, 0])
 
 
@@ -210,7 +210,7 @@ def gates_launch(weights: DeviceWeights, x: Any, gates: Any) -> Launch:
 
     Args:
         weights: the layer's weights.
-        x: (B, I), contiguous rows of any row stride: all rows of some steps.
+        x: (B, I), all rows of some steps. Each row is contiguous, and the row stride may be any.
         gates: (B, 4N) in the arithmetic's dtype, contiguous.
     """
     B, interleaved = len(x), weights.interleaved(weights.dtype == np.float32)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def can_scan(engine: CudaCell) -> bool:
-    """Whether a layer can be stepped so."""
+    """Return whether ScanSteps can step a layer."""
     weights = engine.weights
     projects = weights.weight_hr is not None
     return not projects and scan_fits(weights.N, weights.P, weights.dtype, engine.precision, engine.weights.capability)
@@ -31,7 +31,7 @@ class ScanSteps:
         engine: the layer's engine, for which `can_scan` is true.
         form: what decides the launches.
         buffers: the inputs and outputs.
-        gates: (most, B, 4N) in the arithmetic's dtype, for x's part of the gates of so many steps. Layers may share it.
+        gates: (most, B, 4N) in the arithmetic's dtype, for x's part of the gates of many steps. Layers may share it.
     """
 
     def __init__(self, engine: CudaCell, form: Form, buffers: LayerBuffers, gates: Any) -> None:
@@ -55,7 +55,7 @@ class ScanSteps:
         """Do nothing: each step multiplies the h that rows are reset to."""
 
     def prepare(self, steps: int) -> None:
-        """Do nothing: any number of steps needs the same."""
+        """Do nothing: `queue` needs nothing more."""
 
     def queue(self, steps: int) -> None:
         """Queue the first `steps` steps of the buffers on the current stream."""

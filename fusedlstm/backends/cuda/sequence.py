@@ -41,7 +41,7 @@ class CudaSequence(SequenceEngine):
             self._parts = [ChunkedSequence(index, residual[k // 2 : k // 2 + 1]) for k in range(len(weights.layers))]
         else:
             self._parts = [ChunkedSequence(index, residual)]
-        self._uploads: list[Uploads] = []  # which no call uses
+        self._uploads: list[Uploads] = []  # that no call is using
 
     def run(self, engines: Sequence[CudaCell], run: SequenceRun) -> None:
         fork.check_process()

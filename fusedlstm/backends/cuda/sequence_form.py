@@ -24,7 +24,7 @@ class Form:
     Attributes:
         B: the number of rows.
         has_flags: whether rows can be reset or idle.
-        reset_rows: the rows of the states that rows are reset to; 0 for zeros.
+        reset_rows: the number of rows of the states that rows are reset to; 0 for zeros.
         reverse: whether the steps run from the last to the first.
         repeats: whether the outputs of idle rows repeat the last ones, instead of being zeros.
     """
@@ -82,7 +82,7 @@ class LayerSteps(Protocol):
         """Copy the state that rows are reset to, of `form.reset_rows` rows, on the current stream."""
 
     def queue_reset(self) -> None:
-        """Queue what the weights make of the state that rows are reset to, on the current stream, as `queue` does."""
+        """Queue products of the h that rows are reset to, if `queue` needs them. This doesn't allocate or wait."""
 
     def prepare(self, steps: int) -> None:
         """Make everything that `queue(steps)` needs."""

@@ -1,4 +1,4 @@
-"""The lengths, masks and resets of a call on the GPU, and the flags that kernels read for a chunk of steps."""
+"""The lengths, masks and resets of a call on the GPU, and the flags of a chunk of steps for kernels."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Marks:
 
     @property
     def any(self) -> bool:
-        """Whether rows may be reset or idle."""
+        """Whether rows can be reset or idle."""
         return self.lengths is not None or self.mask is not None or self.is_first is not None
 
     def queue_flags(self, flags: Any, start: int, *, reverse: bool) -> None:

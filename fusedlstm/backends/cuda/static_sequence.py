@@ -43,7 +43,7 @@ class StaticSequence:
         kernels: the kernel of each layer, by its name in `kernel_choice.py`; or "scan", if `scan_steps.can_scan`.
         S: the most steps.
         form: what decides the launches.
-        xs: the array of the inputs, from `sequence_form.rows`, or what another direction's has; None for a new one.
+        xs: the array of the inputs, from `sequence_form.rows` or another direction; None for a new one.
         flags: the array of the flags; None for a new one.
         outputs: the array of the outputs, whose columns are contiguous; None for a new one.
 
@@ -121,7 +121,7 @@ class StaticSequence:
             self._last.fill(0)
 
     def queue_resets(self) -> None:
-        """Queue what the weights make of the states that rows are reset to. Queue it again after other weights."""
+        """Queue the products of the h that rows are reset to. Queue them again if weights or states change."""
         for layer in self._layers:
             layer.queue_reset()
 

@@ -132,12 +132,12 @@ def step_tile(weights: DeviceWeights, kernel: str, B: int) -> Tile:
 
 
 def project_tile(weights: DeviceWeights, kernel: str, B: int) -> Tile:
-    """Return the tile of kernels/project.cu for B rows. It has as many of them as the step's tile."""
+    """Return the tile of kernels/project.cu for B rows. It has as many rows as the step's tile."""
     return tile_of(kernel, B, project_units(weights.P), weights.dtype, weights.capability)
 
 
 def project_units(P: int) -> int:
-    """Return the units of a tile's size that P columns of h take. They are where step.cu has gates of units."""
+    """Return how many units of a tile P columns of h take. Four columns take the place of a unit's gates."""
     return -(-P // 4)
 
 

@@ -78,7 +78,7 @@ class CudaStepper:
 
     @property
     def _graph(self) -> Any:
-        """The graph of the next step. On the host, a glance at the flags can spare the graph with resets."""
+        """The graph of the next step. Flags on the host are checked first, as steps without resets are faster."""
         resets = self._resets
         if resets and self._host:
             resets = self._flags.tobytes() != self._no_flags

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 ROW_BYTES = 64  # of an operand in a tile: K is cut into pieces of this size
-# Shared memory of a block on any GPU that can run these kernels, and on any roomy one, less what they declare
-# statically.
+# Dynamic shared memory of a block on any GPU that can run these kernels, and on any roomy one. Each is the limit less
+# what kernels declare statically.
 _MOST_SHARED, _MOST_IN_ROOMY = (99 << 10) - (6 << 10), (163 << 10) - (6 << 10)
 # With this many blocks a GPU is full, even if each block has all units of its rows.
 _ENOUGH_BLOCKS = 128
@@ -71,7 +71,7 @@ class Tile:
         return -(-B // self.rows), -(-units // self.units)
 
 
-# Roomy GPUs alone have enough shared memory for it.
+# Only roomy GPUs have enough shared memory for it.
 TENSOR_WIDE = Tile("TensorWide<{}>", rows=128, units=64, threads=256, most_shared=_MOST_IN_ROOMY)
 TENSOR_LARGE = Tile("TensorLarge<{}>", rows=128, units=32, threads=256)
 TENSOR_MEDIUM = Tile("TensorMedium<{}>", rows=64, units=16, threads=128)
@@ -99,15 +99,15 @@ ALL = (
 
 # Up to this many rows, a kernel takes a smaller tile. All tiles of a kernel give a row the same bits.
 _FEW_TENSOR, _FEW_SIMT, _MORE_SIMT = 8, 64, 2048
-# From this many units on, products take so much longer than what follows them that a wide tile is no slower. Its block
-# is alone on a multiprocessor, where nothing overlaps the two. A model says so (benchmarks/predictions.py).
+# A wide tile's block is alone on a multiprocessor, where nothing overlaps its product and what follows that. From this
+# many units on, products take so long that it is no slower. A model says so (benchmarks/predictions.py).
 _MANY_UNITS = 512
 
 
 def tile_of(kernel: str, B: int, units: int, dtype: np.dtype[Any], capability: int) -> Tile:
     """Return the tile of a kernel.
 
-    For B rows, all tiles of a kernel have blocks of as many rows.
+    For B rows, all tiles of a kernel and dtype have the same number of rows.
 
     Args:
         kernel: its name in `kernel_choice.py`.
@@ -123,9 +123,9 @@ def tile_of(kernel: str, B: int, units: int, dtype: np.dtype[Any], capability: i
 
 
 def _fits_wide(B: int, units: int) -> bool:
-    """Whether wide tiles fill a GPU, and no more of them is empty than of large ones.
+    """Return whether wide tiles fill a GPU, and waste no more units than large ones would.
 
-    Interleaved weights are padded for the latter, too.
+    So weights that are interleaved and padded for large tiles suffice.
     """
     row_blocks, unit_blocks = TENSOR_WIDE.grid(B, units)
     whole = TENSOR_LARGE.grid(B, units)[1] % 2 == 0

@@ -139,7 +139,7 @@ class NumpyCell(CellEngine):
 
     @property
     def sequence(self) -> CellSequence:
-        """What steps sequences with the weights of this engine."""
+        """The CellSequence that steps sequences with the weights of this engine."""
         return CellSequence(self)
 
     def shares(self, B: int, steps: int = 1) -> list[slice]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class StatesInPlace:
-    """What `fusedlstm.backends.base.InPlaceEngine` says about the state.
+    """The part of `fusedlstm.backends.base.InPlaceEngine` that reads and writes the state.
 
     Args:
         states: the state of each layer.

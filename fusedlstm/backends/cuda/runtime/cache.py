@@ -50,8 +50,8 @@ def read(name: str) -> bytes | None:
 def write(name: str, content: bytes) -> Path:
     """Cache a file, whole or not at all, and return its path.
 
-    If the folder can't be written, the file lies in a temporary folder of this process, and the next process doesn't
-    find it.
+    If the folder can't be written, the file lies in a temporary folder of this process. The next process doesn't find
+    it.
 
     Raises:
         OSError: that folder can't be written either.

@@ -71,7 +71,7 @@ def copy_steps(to: Any, a: Any) -> None:
 
 
 def _one_matrix(a: Any) -> Any:
-    """Return an array (S, B, K) as (S B, K) with contiguous rows, or None if its rows are not equally far apart."""
+    """Return an array (S, B, K) as (S B, K) with contiguous rows, or None if its rows aren't evenly spaced."""
     (S, B, K), (step, row, column) = a.shape, a.strides
     if column != a.itemsize and K > 1:
         return None
