@@ -105,7 +105,7 @@ DEVICE Vector<T, W> advance(const A (&z)[4][W], Vector<A, W>& c, const Peepholes
       z_f = multiply_and_add(A(widen(p.f.at[k])), c.at[k], z_f);
     }
     const A z_g = clip_gate<FUNCTIONS>(z[2][k]);
-    A f, input;  // in an order that takes few registers
+    A f, input;  // computed in an order that takes few registers
     if constexpr (FUNCTIONS::COUPLED == NO_GATE) {
       input = gated<FUNCTIONS, typename FUNCTIONS::Input, FAST>(z_i, z_g);
       f = gate_of<FUNCTIONS, FAST>(z_f);
@@ -145,7 +145,7 @@ template <typename T> struct Copy {
     put(row, column, copied);
   }
 
-  // The same in a sequence if IDLE: then rows that take no step get `last`, or zeros if it is null.
+  // The same, but with IDLE, rows that take no step get `last`, or zeros if it is null.
   template <bool IDLE, int W>
   MEMBER void write(i64 row, i64 column, const Vector<T, W>& h, bool steps,
                     const Matrix<const T>& last) const {

@@ -4,5 +4,5 @@
 
 enum Flag {
   FLAG_RESET = 1,  // the row is reset, then takes the step
-  FLAG_IDLE = 2    // the row takes no step: it keeps its h and c, whatever the other flag says
+  FLAG_IDLE = 2    // the row takes no step: it keeps its h and c, even with FLAG_RESET
 };

@@ -1,14 +1,14 @@
 // x's part of the gates of many steps, for scan.cu: x weight.T, in float.
 //
-// A tile of tensor.cuh sums as in step.cu: in the order of K, whatever rows are beside a row. The bias is not
-// added. The four gates of a unit are side by side.
+// A tile of tensor.cuh sums in the order of K, as in step.cu. A row's bits don't depend on other rows. The
+// bias is not added.
 #include "tensor.cuh"
 
 template <typename T> struct GatesArguments {
   typedef typename Arithmetic<T>::type A;
   Matrix<const T> x;       // (B, I)
   Matrix<const T> weight;  // interleaved: see device_weights.py
-  Matrix<A> gates;         // (B, 4N): the gates i, f, g, o of a unit side by side
+  Matrix<A> gates;         // (B, 4N): the gates i, f, g and o of a unit side by side
   i64 B, I, N;
 };
 

@@ -94,8 +94,8 @@ DEVICE void carry_idle(const Row<T>* rows, i64 first_row, int count, const Matri
 }
 
 // Clears the flags of a block's rows, with one warp. The last of the blocks with these rows does it, once all
-// have read them. `readers` counts these blocks, and is 0 before and after. Call it after a barrier of the
-// block that follows its reads, and after the loads that need not wait for the other blocks.
+// have read them. `readers` counts these blocks, and is 0 before and after. Call it after the block has read
+// the flags and passed a barrier. Loads that needn't wait for other blocks come first, too.
 DEVICE void clear_flags(unsigned char* is_first, unsigned* readers, i64 first_row, int rows, i64 B) {
   if (threadIdx.x >= 32) return;
   if (gridDim.y > 1) {

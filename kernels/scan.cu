@@ -1,12 +1,14 @@
-// Many steps of a layer in one launch, from x's part of all gates, for rows that no other block needs.
+// Many steps of a layer in one launch, from x's part of all gates. A block has all units of its rows, so it
+// waits for no other block.
 //
 //   z    = x[t] + h weight.T + bias
 //   c, h = as in cell.cuh
 //   out[t] = h, or h + input[t]
 //
-// The weights of h stay in registers. h is exchanged in shared memory. The sums start from x's part, go on in
-// the order of K, and the bias comes last, as in step.cu. With 8 rows c stays in registers, too. More rows
-// take turns in one loop, whose code stays in the instruction cache, and c waits in shared memory.
+// The weights of h stay in registers, or in shared memory if registers are full. h is exchanged in shared
+// memory. As in step.cu, the sums start from x's part and go on in the order of K, and the bias comes last.
+// With 8 rows c stays in registers, too. More rows take turns in one loop, whose code stays in the
+// instruction cache, and c waits in shared memory.
 #include "cell.cuh"
 #include "scan_flags.cuh"
 #include "scan_gates.cuh"
@@ -34,18 +36,18 @@ template <typename T> struct ScanArguments {
   ScanDirection<T> first, second;  // the second is read only by a grid of two directions
   i64 steps, B;
 
-  MEMBER const ScanDirection<T>& direction(int k) const { return (&first)[k]; }  // indexed where it is
+  MEMBER const ScanDirection<T>& direction(int k) const { return (&first)[k]; }  // not copied
 };
 
-// What idle rows are: there are none, or their outputs are zeros, or the last ones.
+// Idle rows: there are none, or they output zeros, or they repeat their last output.
 enum Idle { NO_FLAGS, ZEROS, LAST };
 
-// An array's row at a column, or null.
+// The address of a row's column in an array, or null.
 template <typename E> DEVICE E* row_at(const Matrix<E>& of, i64 row, i64 column) {
   return of.at ? of.at + row * of.stride + column : nullptr;
 }
 
-// A series' row at a step and a column.
+// The address of a row's column in a step.
 template <typename E> DEVICE E* row_at(const Series<E>& of, i64 step, i64 row, i64 column) {
   return of.at + step * of.step + row * (int)of.row + column;
 }
@@ -61,7 +63,7 @@ template <typename E> DEVICE Vector<E, 2> select(bool first, const Vector<E, 2>&
   }
 }
 
-// The part of two units that exists, W of them at once. Others are zeros, and aren't written.
+// Loads or stores those of two units that exist, W at once. Others are zeros, and aren't written.
 template <int W, typename E> DEVICE Vector<E, 2> load_units(const E* from, int exist) {
   Vector<E, 2> pair = {};
   if (!from) return pair;
@@ -86,8 +88,8 @@ template <int W, typename E> DEVICE void store_units(E* to, const Vector<E, 2>& 
   }
 }
 
-// Launched with rows on grid x and directions on grid y. W: 2 needs an even N, and addresses and strides that
-// are multiples of 2 elements, of all arrays but x, weights and flags.
+// Launched with rows on grid x and directions on grid y. W = 2 needs an even N. Then addresses and strides of
+// all arrays but x, weights and flags must be multiples of 2 elements.
 template <class Tile, class FUNCTIONS, bool PEEPHOLE, bool CLIP, int FLAGS, int W>
 __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArguments<typename Tile::T> a) {
   typedef typename Tile::T T;
@@ -99,15 +101,15 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArgument
   A* const states = reinterpret_cast<A*>(weights + Tile::WEIGHT_BYTES);
   T* const lasts = reinterpret_cast<T*>(states + (BATCHES > 1 ? ROWS * Tile::UNITS : 0));
   SHARED_ARRAY(unsigned char, kept_flags, ScanFlags<ROWS>::BYTES);
-  SHARED_ARRAY(A, bias, 4 * Tile::UNITS);  // here, parameters take no registers
+  SHARED_ARRAY(A, bias, 4 * Tile::UNITS);  // copies, as bias and peepholes would take registers
   SHARED_ARRAY(T, peepholes, 3 * Tile::UNITS);
 
   const ScanDirection<T>& d = a.direction(blockIdx.y);
   const i64 first_row = (i64)blockIdx.x * ROWS;
   const int count = a.B - first_row < ROWS ? int(a.B - first_row) : ROWS;
   const int steps = (int)a.steps, N = (int)d.cell.N;
-  const int unit = Tile::unit();  // the first of the thread
-  const int exist = N - unit;     // from there on
+  const int unit = Tile::unit();  // this thread's first
+  const int exist = N - unit;     // as many exist from there on
   Tile tile;
   tile.load_weights(weights, d.weight, N);  // first, while other registers are free
   const i64 way = d.reverse ? -1 : 1, begin = d.reverse && steps > 0 ? steps - 1 : 0;
@@ -119,7 +121,7 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArgument
     if ((int)threadIdx.x >= count || step >= steps) return 0;
     return *row_at(d.flags, begin + way * step, first_row + threadIdx.x, 0);
   };
-  // Where a thread keeps what is its own of a row.
+  // Where a thread keeps its units of a row.
   auto own = [&](auto* of, int batch, int r) {
     return of + ((batch * 2 + r) * Tile::THREADS + threadIdx.x) * 2;
   };
@@ -163,7 +165,7 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArgument
     gates.advance(way * d.x.step);
 #pragma unroll 1
     for (int batch = 0; batch < BATCHES; ++batch) {
-      if (BATCHES > 1 && batch * 8 >= count) {  // no row is there; its group of copies is empty, too
+      if (BATCHES > 1 && batch * 8 >= count) {  // no rows; the group of copies is empty, but counts
         copy_async_commit();
         continue;
       }

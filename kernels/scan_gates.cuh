@@ -1,7 +1,7 @@
 // Copies x's part of the gates to shared memory, one step ahead.
 //
-// A warp copies what its own units need, so that it waits for no other warp. Its part of 8 rows is 16 units
-// of four gates, 16 bytes each. They are swizzled so that a quarter of the warp reads from all banks.
+// A warp copies what its own units need, so it waits for no other warp. Its part of each of 8 rows is 16
+// units of four gates, 16 bytes a unit. They are swizzled so that a quarter of the warp reads from all banks.
 #pragma once
 
 #include "scan_tile.cuh"
@@ -34,7 +34,7 @@ template <class Tile> struct ScanGates {
     return own + (batch * BATCH + row * ROW + swizzled) * CHUNK;
   }
 
-  // Goes to another step, this many elements away.
+  // Moves to another step, this many elements away.
   MEMBER void advance(i64 elements) { from += elements; }
 
   // Queues the copies of 8 rows, or of nothing, as one group.

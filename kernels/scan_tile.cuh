@@ -1,8 +1,9 @@
-// Rows of h times weights that stay in registers from step to step, on tensor cores.
+// Products of rows of h on tensor cores. The weights stay in registers from step to step. In this file, a
+// `step` is one of K.
 //
 // As in tensor_small.cuh, weights are the operand A of mma.sync, and 8 rows of h are B. A warp has all of K
-// for 16 units. One tile of A is the gates i and f of 8 units, another is g and o. So a thread's sums are all
-// gates of its two neighbouring units, in two rows of each 8.
+// for 16 units. One tile of A has the gates i and f of 8 units, another has g and o. So a thread's sums are
+// all gates of its two neighbouring units, in two of each 8 rows.
 //
 // Weights that would take too many registers wait in shared memory.
 #pragma once
@@ -23,16 +24,17 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
   unsigned weights[2][2][KEPT][4];  // of each unit: i and f, g and o
   unsigned char* others;            // (STEPS - KEPT, 4, THREADS) of four words
 
-  // The first of a thread's two units, and of its two rows among 8.
+  // The first of a thread's two units, and of its two rows in each 8.
   MEMBER static int unit() { return threadIdx.x / 32 * WARP_UNITS + threadIdx.x % 32 / 4 * 2; }
   MEMBER static int row() { return threadIdx.x % 4 * 2; }
 
   // Loads the weights of h: UNITS / 8 groups of 32 rows, as interleave.cu lays them out. If they end
-  // before the last tile of K, it is zeros. `shared` has WEIGHT_BYTES; a thread uses its own part of them.
+  // before the last tile of K, that tile is zeros. `shared` has WEIGHT_BYTES, of which a thread uses its
+  // own part.
   MEMBER void load_weights(unsigned char* shared, const Matrix<const T>& from, int N) {
     const bool whole = sizeof(T) == 2 || N > (K_TILES - 1) * (TILE_ROW / (int)sizeof(T));
     others = shared;
-    // A word of the weights of step `step`, tile k of A.
+    // A word of the weights in step `step` of K and tile k of A.
     auto word_at = [&](int step, int k, int word) -> unsigned {
       const int of = unit() + k / 2, gate = k % 2 * 2 + word % 2;
       const T* row = from.at + (of / 8 * 32 + gate * 8 + of % 8) * from.stride;
@@ -53,7 +55,7 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
 #pragma unroll
         for (int word = 0; word < 4; ++word) weights[k / 2][k % 2][step][word] = word_at(step, k, word);
       }
-      __syncwarp();  // or too many loads would be in flight for the registers
+      __syncwarp();  // otherwise, loads in flight would take too many registers
     }
   }
 
@@ -61,16 +63,16 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
     return reinterpret_cast<unsigned*>(others + (((step - KEPT) * 4 + k) * THREADS + threadIdx.x) * CHUNK);
   }
 
-  // Where a row of h is: bits 0 and 1 of its number are swapped. Then a warp, which writes every second row
-  // at once, writes to all banks.
+  // Where a row of h is: bits 0 and 1 of its number are swapped. A warp writes every second row at once, and
+  // then writes to all banks.
   MEMBER static int slot(int row) { return (row & ~3) | row % 2 * 2 | row / 2 % 2; }
 
-  // Adds the products of 8 rows of h. sums[e][k]: tile k of unit e.
+  // Adds the products of 8 rows of h to sums[unit][tile of A].
   MEMBER void multiply(const unsigned char* h, int batch, float (&sums)[2][2][4]) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int tile = 0; tile < K_TILES; ++tile) {
-      unsigned b[4];  // of both steps
+      unsigned b[4];  // of both steps of K
       load_matrix_x4(b, h + tile * ROWS * TILE_ROW + place(slot(batch * 8 + lane % 8), lane / 8));
       round_to_operand<T>(b);
 #pragma unroll

@@ -1,15 +1,15 @@
 // Turns the lengths, mask and is_first of sequences into the flags of some of their steps: see flags.cuh.
 //
 // A row takes the steps before its length that the mask marks. Forward, it is reset before a step that
-// is_first marks. Backward, it reaches the first step of a sequence last. So it is reset before a step if
-// is_first marks the step that it took before, which is the next one in time that it takes.
+// is_first marks. Backward, it reaches the first step of a sequence last. So it is reset after a step that
+// is_first marks, before the next step that it takes. That is an earlier one in time.
 #include "flags.cuh"
 #include "primitives.cuh"
 
 // One boolean for each step and row, or null for all true or all false.
 struct Booleans {
   const unsigned char* at;  // (T, B), 0 or 1
-  i64 step, row;            // strides
+  i64 step, row;            // strides in bytes
   MEMBER bool of(i64 t, i64 k) const { return at[t * step + k * row]; }
 };
 

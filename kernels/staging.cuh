@@ -1,7 +1,7 @@
 // Copies tiles of the operands to shared memory. K runs over x, then over h, in pieces of 64 bytes.
 //
-// A tile's row is 4 chunks of 16 bytes. They are swizzled so that 8 neighbouring rows have chunk k in 8
-// different groups of banks, and 4 have chunks 2k and 2k + 1 in as many.
+// A tile's row is 4 chunks of 16 bytes. They are swizzled. So 8 neighbouring rows have chunk k in 8
+// different groups of banks, and 4 of them have chunks 2k and 2k + 1 in 8 groups.
 #pragma once
 
 #include "rows.cuh"

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(Tile::THREADS, ALIGNED && !PROJECT ? Tile::BLO
     clear_read_flags();
   } else {
     UnitInputs<Tile, PEEPHOLE, W> inputs = multiply(first_unit_of_block);
-    clear_read_flags();  // before any store, which its fence would wait for
+    clear_read_flags();  // before any store, as its fence would wait for stores
     finish_units<FUNCTIONS, CLIP>(tile, inputs, rows, count, a.cell, first_unit_of_block,
                                   [&](int r, i64 unit, Vector<T, W> h) {
                                     const Row<T>& row = rows[r];

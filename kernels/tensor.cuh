@@ -34,7 +34,7 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_, int 
   // A thread's rows, groups of units, and neighbouring units in a group.
   static constexpr int THREAD_ROWS = 2 * M, THREAD_GROUPS = G, THREAD_UNITS = 2;
 
-  // Whether registers suffice to read c before the product: see UnitInputs.
+  // Whether registers suffice to read UnitInputs before the product.
   static constexpr bool READS_EARLY = M * G <= 2;
   // Beside products of 16 bits or TF32, the errors of fast activations don't show.
   static constexpr bool FAST = true;

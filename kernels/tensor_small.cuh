@@ -18,8 +18,7 @@ template <typename T_, int ROWS_, int STAGES_ = 4> struct TensorSmall {
   static constexpr bool READS_EARLY = true, FAST = true;  // as in Tensor
   static_assert(ROWS * UNITS / 2 <= THREADS, "a thread has one pair of units");
 
-  // The banks of 8 rows of 4 neighbouring units are different. So are those of the even units, and of the
-  // odd.
+  // 8 rows of 4 neighbouring units are in different banks. So are 8 rows of the 4 even units, and of the odd.
   static constexpr int PITCH = ROWS % 32 ? ROWS : ROWS + 8;
   MEMBER static int place_of(int unit) { return unit ^ unit >> 2; }
   const float (*parts)[4][UNITS][PITCH];  // of each warp

@@ -4,8 +4,8 @@
 #include "cell.cuh"
 #include "rows.cuh"
 
-// What a thread adds to its sums. It reads all of this before it stores anything: a load behind a store would
-// wait for it, as both may be of one address.
+// What a thread adds to its sums. It reads all of this before it stores anything. Otherwise a load would
+// wait for the store before it, as the two addresses may be the same.
 template <class Tile, bool PEEPHOLE, int W> struct UnitInputs {
   typedef typename Tile::T T;
   typedef typename Arithmetic<T>::type A;
