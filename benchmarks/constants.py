@@ -57,7 +57,8 @@ class Gpu:
         port: bytes per clock from the L2 to one multiprocessor.
         l2_size: bytes that stay in the L2 from step to step.
         hbm: bytes that a copy reads and writes.
-        library: flop of a library's products, by arithmetic: wgmma, as reached and not as on the data sheet.
+        library: flop of a library's products, by arithmetic: wgmma, at the rate that is reached, below the data
+            sheet's.
         own: flop of our products: mma.sync, which reaches 63 % of the data sheet's, and fma. A quarter of a
             multiprocessor takes 6.3 clocks for an m16n8k16.
         shared: bytes per clock of a multiprocessor's shared memory, which has 32 banks of 4 bytes.

@@ -9,11 +9,11 @@ A step is one or more launches, one after the other: of one kernel, or of a prod
 
     node + fill + max(the busiest multiprocessor, what all multiprocessors share)
 
-A multiprocessor runs some of its blocks at once, and the rest after them. Blocks that run at once share its port to the
-L2, its tensor cores, its shared memory, its special functions and the instructions that it issues. The busiest of these
+A multiprocessor runs some of its blocks at once, and the rest after them. Blocks that run at once share its
+resources: port to the L2, tensor cores, shared memory, special functions and issued instructions. The busiest one
 counts. Blocks begin together, so the last ones to run multiply together, and then finish their units together. Other
-blocks multiply while their neighbours finish, but take no less than a block alone. All multiprocessors share the HBM
-and the L2.
+blocks multiply while their neighbours finish, but take at least as long as a block alone. All multiprocessors share the
+HBM and the L2.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _launch(gpu: Gpu, parts: dict[str, float]) -> Prediction:
 
 @dataclass(frozen=True)
 class _Costs:
-    """The clocks of a multiprocessor that a block takes.
+    """The clocks of a multiprocessor that one block takes.
 
     Attributes:
         product: those of each resource, until the sums are complete.
@@ -154,7 +154,7 @@ def _product(gpu: Gpu, tile: Tile, work: Work, arithmetic: str, resident: float)
     """
     costs, room = _costs(gpu, tile, work, arithmetic), tile.room(gpu)
     blocks = -(-work.B // tile.rows) * -(-work.columns // tile.columns) * tile.splits
-    before, last = divmod(-(-blocks // gpu.sms) - 1, room)  # rounds of the busiest multiprocessor; blocks of the last
+    before, last = divmod(-(-blocks // gpu.sms) - 1, room)  # the busiest one's full rounds; more blocks in the last
     busiest = costs.in_step(last + 1)
     if before:
         alone = {"one block": costs.fewest}  # of a library, which finishes a tile while it multiplies the next

@@ -1,4 +1,4 @@
-"""The tiles of a step's kernels, as far as `predictions` needs them: their sizes, and what a K-tile takes.
+"""The tiles of a step's kernels, as `predictions` needs them: their sizes, and the work of a K-tile.
 
 A K-tile is what a block's pipeline copies at a time: 64 bytes of each row and column. See kernels/pipeline.cuh.
 """
@@ -29,7 +29,7 @@ class Tile:
         shares: warps that split K, each with its own K-tiles.
         loads: loads of a K-tile from shared memory by all its warps, of 512 bytes each.
         instructions: instructions of a warp for a K-tile.
-        copies: those of them that precede the product. Most queue copies.
+        copies: those before the product, most of which queue copies.
         reads_early: whether c, bias and peepholes are read before the product.
         splits: blocks that split K. Their sums go through the L2.
         stages: K-tiles in shared memory. One is multiplied while the others are being loaded.

@@ -182,7 +182,7 @@ SCAN_TILES = [scan_kernels.ScanTile(128, rows) for rows in (8, 16)]
 
 
 def gates_kernels():
-    """Return the kernels of x's part of scans."""
+    """Return the kernels that compute x's part for scans."""
     return [scan_kernels.gates_kernel(dtype, aligned) for dtype, aligned in product(SCAN_DTYPES, (True, False))]
 
 

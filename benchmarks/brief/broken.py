@@ -1,4 +1,4 @@
-"""Notice that CUDA is broken for this process, as after an illegal access: every call of it then fails."""
+"""Notice that CUDA is broken for this process, as after an illegal access. Every call of CUDA then fails."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-BROKEN = 70  # a child's exit status: CUDA is broken for it, and the running unit is to blame
+BROKEN = 70  # a child's exit status: the running unit broke CUDA for it
 _GRACE = 3.0  # seconds past the deadline in which a child may still end by itself
 _POLL = 0.05
 
@@ -29,7 +29,7 @@ def run(command: Sequence[str], path: Path, units: list[str], *, until: float, p
         path: the file of rows.
         units: all units, in order.
         until: the deadline, in seconds of `time.time()`.
-        patience: seconds in which a child must write to the file, while it measures a unit. To start may take longer.
+        patience: seconds in which a child must write to the file, while it measures a unit. Starting may take longer.
     """
     rows = Rows(path)
     while rows.left(units) and time.time() < until:

@@ -54,7 +54,8 @@ def parser():
     return made
 
 
-# The first, set to 0, would keep NVIDIA's libraries from using TF32 even for rows that ask for it, but not our kernels.
+# The first, set to 0, would keep NVIDIA's libraries from using TF32 even for rows that ask for it. Our kernels ignore
+# it.
 _NOT_INHERITED = ("NVIDIA_TF32_OVERRIDE", "PYTEST_ADDOPTS")
 
 

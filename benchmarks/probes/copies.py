@@ -78,7 +78,7 @@ def _copy_rows(gpu: Gpu, kernel: Callable[[str], Any], size: int, stream: Any) -
 
 
 def repeated(work: Callable[[], object], times: int, stream: Any) -> Any:
-    """Return a graph that does some work several times: the launch of a small copy takes longer than the copy."""
+    """Return a graph that does some work several times, as launching a small copy takes longer than the copy."""
     work()
     stream.synchronize()
     stream.begin_capture()

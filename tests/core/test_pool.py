@@ -424,7 +424,7 @@ def test_steps_allocate_nothing_large(kind, B, units, times, traced):
     call = lambda: pool.step(x, slots, out=out, **options)  # noqa: E731
     allocated(call, 50)  # NumPy 1.26's errstate keeps some objects of the first calls
     growth, peak = allocated(call, times)
-    if growth >= KEPT:  # it sometimes keeps those of later calls, too, but never in two runs
+    if growth >= KEPT:  # sometimes it keeps those of later calls, too, but not twice
         growth, peak = allocated(call, times)
     assert growth < KEPT
     assert peak <= 128 << 10

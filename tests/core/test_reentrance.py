@@ -821,7 +821,7 @@ TORN = "was interrupted or failed while it changed the state, which may be neith
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_in_place_call_is_interrupted(kind, way):
-    """The state is intact, or other calls refuse it until it is written or reset."""
+    """The state is intact, or other calls raise until it is written or reset."""
     lstm = LSTM(StackedWeights.random(I, N, 2, seed=0), backend=way)
     rng, (make, step) = np.random.default_rng(0), KINDS[kind]
     x = lstm.asarray(rng.normal(size=(B, I)))

@@ -20,7 +20,7 @@ ASKED = {"lengths": {"lengths": True}, "mask": {"mask": True}, "is_first": {"is_
 
 @pytest.fixture(params=WAYS)
 def backend(request, monkeypatch):
-    """Each backend, and on a GPU both ways of stepping."""
+    """Each backend, and on a GPU both kinds of kernels: "matmul" and one kernel for a step."""
     return backend_in_a_way(request, monkeypatch)
 
 
@@ -65,7 +65,7 @@ class Case:
 
     def __init__(self, backend, *, shape, steps, reset, rule, batch_first, dtype, residual):
         both = shape == "bidirectional"
-        layers = 1 if both and residual else 2  # as a residual layer keeps the width, and two directions double it
+        layers = 1 if both and residual else 2  # residual layers keep the width, but two directions double it
         forms = {"bidirectional": both, "residual": residual, "proj_size": I}
         weights = StackedWeights.random(I, N, layers, seed=0, dtype=dtype, **forms)
         self.lstm = LSTM(weights, batch_first=batch_first, backend=backend)
@@ -106,7 +106,7 @@ CASES = pairs.cover(
 
 @pytest.mark.parametrize("options", CASES, ids=lambda options: "-".join(map(str, options.values())))
 def test_runs_equal_calls(backend, options):
-    """Each run has the bits of a call of the LSTM, which begins with the state that the last one left."""
+    """Each run has the bits of a call of the LSTM. Both begin with the state that the one before left."""
     case = Case(backend, **options)
     lstm, sequencer, state = case.lstm, case.sequencer, None
     before = addresses(sequencer)
@@ -202,7 +202,7 @@ def test_resets_are_copied(backend):
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 @pytest.mark.parametrize("few", [0, 1])
 def test_resets_of_one_row_and_of_all(backend, few, dtype):
-    """One layer may have a row for all rows to be reset to, and another a row for each."""
+    """One layer may have one row to reset all rows to, and another layer a row for each."""
     lstm, rng = make(backend, dtype), np.random.default_rng(0)
     xs, first = lstm.asarray(rng.normal(size=(T, B, I))), rng.random((T, B)) < 0.3
     even = list(states_of(lstm, B, rng))
@@ -217,7 +217,7 @@ def test_resets_of_one_row_and_of_all(backend, few, dtype):
 
 
 def test_set_weights(backend):
-    """New weights reach an existing Sequencer from its next run on, also through the states that rows are reset to."""
+    """An existing Sequencer uses new weights from its next run on, even for the states that rows are reset to."""
     old, new = (StackedWeights.random(I, N, 2, seed=seed, dtype="float64") for seed in (0, 1))
     lstm, rng = LSTM(old, backend=backend), np.random.default_rng(0)
     first, reset_to = rng.random((T, B)) < 0.3, states_of(lstm, 1, rng)

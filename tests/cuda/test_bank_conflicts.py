@@ -38,7 +38,7 @@ def module(name, project):
 
 
 def costs_of_a_block(compiled, instance, kernels=KERNELS):
-    """Return the costs of a block's step, with a tile of x for each pipeline, and then those of h."""
+    """Return the costs of a block's step. Each pipeline has a tile of x, and then those of h."""
     tile, each = instance.shape, ROW_BYTES // DTYPES[instance.dtype].itemsize
     sizes = Sizes(tile.rows, tile.pipelines * each, tile.units, 8 if instance.project else tile.units)
     step = random_step(instance, Layout(sizes, "apart", True, "residual"))

@@ -201,7 +201,7 @@ def test_chosen_kernels():
 
 @pytest.mark.parametrize(("capability", "wanted"), [(80, "large"), (90, "large"), (86, "medium"), (120, "medium")])
 def test_medium_tiles_replace_lone_large_ones(capability, wanted):
-    """Of large tiles, a multiprocessor with 100 KiB of shared memory has room for one block."""
+    """A multiprocessor with 100 KiB of shared memory has room for only one block of large tiles."""
     bf16, size = ("bfloat16", "highest"), (256, 256, None)
     assert choice.choose(16384, *size, *bf16, capability) == f"tensor_{wanted}"
     assert choice.one_kernel_layers(16384, ((4096, 4096, None), size), *bf16, capability) == (f"tensor_{wanted}",) * 2

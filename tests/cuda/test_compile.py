@@ -147,7 +147,7 @@ def of_tiles(cases):
 
 
 def tiles_of(architectures):
-    """Return all tiles, each with its dtypes, and with those of the architectures that use it."""
+    """Return all tiles, each with its dtypes and the architectures that use it."""
     return of_tiles(
         [
             (tile, dtype, architecture)
@@ -282,7 +282,7 @@ def test_functions_of_steps(tile, dtype):
 @pytest.mark.parametrize("architecture", resources.FAMILIES)
 @pytest.mark.parametrize("dtype", resources.SCAN_DTYPES, ids=str)
 def test_scans(dtype, architecture):
-    """Compile the largest tiles. Weights stay in registers, and a step has a fixed number of instructions."""
+    """Compile the largest tiles. Weights stay in registers, and a step has the expected instructions."""
     kernels = [each for each in resources.scan_kernels_on(architecture) if each.struct.types["T"] == dtype]
     of_x = [each for each in resources.gates_kernels() if each.struct.types["T"] == dtype]
     each_compiled((*of_x, *kernels), architecture)

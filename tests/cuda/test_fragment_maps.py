@@ -121,7 +121,7 @@ def recorded(function, tile, name):
     """Return a tile's operands and sums. Elements of x are numbered from 0, and of the weights from 4096, by rows."""
     shape, dtype = TILES[tile][0], DTYPES[name]
     K = 64 // dtype.itemsize
-    as_numbers = np.float32 if name == "float" else np.uint16  # x is rounded to TF32, whose 11 bits hold its numbers
+    as_numbers = np.float32 if name == "float" else np.uint16  # x is rounded to TF32, which has 11 significant bits
     x = np.arange(shape.rows * K).astype(as_numbers).view(dtype)
     weight = (4096 + np.arange(4 * shape.units * K)).astype(as_numbers).view(dtype)
     products, operands = np.zeros(shape.threads, np.int32), np.zeros((shape.threads, MOST, 10), np.uint32)

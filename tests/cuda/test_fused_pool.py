@@ -784,7 +784,7 @@ def test_a_pool_on_another_device():
 @pytest.mark.parametrize("kernel", ["simt", "matmul"])
 @pytest.mark.parametrize("kind", ["cell", "pool", "stepper"])
 def test_dead_objects_free_their_memory_at_once(kind, kernel):
-    """They are in no cycle, so their memory doesn't wait for a garbage collection."""
+    """They are not in a cycle, so their memory doesn't wait for a garbage collection."""
     from fusedlstm.backends.cuda.runtime.streams import _release_finished
 
     def use():

@@ -253,8 +253,8 @@ def test_results_are_freed_in_torchs_order(gpu, torch):
             np.testing.assert_array_equal(seen.get(), gpu.wanted.h)
 
 
-# Steppers, Sequencers and pools: calls on several streams take turns, in both ways of stepping. Some kernels sum in
-# another order than the cell's, so results are compared with those of a step without late work.
+# Steppers, Sequencers and pools: calls on several streams take turns, with "matmul" and with one kernel. Some kernels
+# sum in another order than the cell's. So results are compared with those of a step without late work.
 
 
 @pytest.fixture(params=[way for way in WAYS if way != "numpy"])
@@ -381,7 +381,7 @@ def test_a_sequencers_calls_take_turns(either):
 
 
 def test_set_weights_before_a_sequencer_is_made(either):
-    """A Sequencer is made on another stream than set_weights ran on."""
+    """A Sequencer is made on a stream other than that of set_weights."""
     new = LSTMWeights.random(I, N, seed=1)
     _, _, xs, wanted = run_once(either, new)
     for _ in TIMES:

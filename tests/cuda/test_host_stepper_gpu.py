@@ -74,7 +74,7 @@ def test_one_kernel_steps_without_copies(layers, options, each):
     ],
 )
 def test_a_matmul_needs_a_copy_of_x(layers, options, each):
-    """Its operand is [x | h]. Only steps with flags reset rows. The last kernel writes the output."""
+    """The operand is [x | h]. Only steps with flags reset rows. The last kernel writes the output."""
     wanted = [[UPLOAD, *each * layers], [UPLOAD, RESET, *each * layers], [UPLOAD, *each * layers]]
     assert graphs(make(layers, "matmul", **options).stepper(5, host=True)) == wanted
 
@@ -101,7 +101,7 @@ def test_a_plain_projection_adds_a_kernel():
     ],
 )
 def test_large_inputs_are_copied(B, I, N, kernel, dtype, residual, copies):
-    """Blocks read up to 32 KiB of x in the host's memory, all together."""
+    """All blocks together read up to 32 KiB of x in the host's memory."""
     if residual:
         weights = StackedWeights([LSTMWeights.random(I, N, seed=0, dtype=dtype)], residual=[True])
         stepper = LSTM(weights, backend="cuda", kernel=kernel).stepper(B, host=True)
@@ -217,7 +217,7 @@ def test_new_weights_count_for_host_buffers(kernel):
 @pytest.mark.parametrize("kernel", ["simt", "matmul"])
 @pytest.mark.parametrize("options", [{}, {"proj_size": 4}, {"residual": True, "sizes": (12, 12)}])
 def test_host_buffers_begin_as_zeros(kernel, options):
-    """Making the graphs runs steps, whose output doesn't stay."""
+    """Making the graphs runs steps, but their output is cleared."""
     stepper = make(1, kernel, **options).stepper(5, host=True)
     cupy.cuda.Device().synchronize()
     for array in (stepper.x, stepper.output, stepper.is_first):
@@ -230,7 +230,7 @@ def test_host_buffers_begin_as_zeros(kernel, options):
 
 
 class Interrupting(cupy.cuda.Stream):
-    """A stream. If the host waits for it, that is interrupted."""
+    """A stream that raises KeyboardInterrupt when the host waits for it."""
 
     def synchronize(self):
         raise KeyboardInterrupt

@@ -1,6 +1,6 @@
 """kernels/scan.cu on the CPU, with every access checked.
 
-Its sums are in the order of step.cu's, so that it must give the bits of single steps.
+It sums in the order of step.cu, so it must give the bits of single steps.
 """
 
 import itertools
@@ -123,7 +123,7 @@ def test_scan_has_the_bits_of_steps(functions, instance):
 
 
 def larger():
-    """Return the larger blocks. The largest of each dtype, and of the most rows, are enough for every run."""
+    """Return the larger blocks. The largest of each dtype, and those with the most rows, run always, others at night."""
     for instance in LARGER:
         usual = (instance.tile.units, instance.tile.rows) in ((128, 8), (32, 64)) or str(instance).count("float, 96")
         name = f"{instance.dtype}-{instance.tile.units}-{instance.tile.rows}"
@@ -158,7 +158,7 @@ def test_scan_in_any_order_of_threads(functions, instance, schedule):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
 @pytest.mark.parametrize("sizes", [[1] * 7, [3, 4], [0, 6, 1], [2, 5]], ids=str)
 def test_chunks_have_the_same_bits(functions, instance, sizes, reverse):
-    """A chunk begins with the state, the flags and the last outputs that the chunk before left."""
+    """A chunk begins with the state and the last outputs that the chunk before left, and has its part of the flags."""
     scan, _ = functions(instance)
     layout = Layout(7, 9, 18, reverse=reverse, residual=True)
     whole, parts = (random_scan(instance, layout, seed=2) for _ in range(2))

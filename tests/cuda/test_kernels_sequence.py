@@ -178,10 +178,10 @@ def sequence_pointwise():
 
 @dataclass(frozen=True)
 class StepLayout:
-    """The arrays of a step: their sizes, which are passed, and which flags the rows have."""
+    """The arrays of a step: their sizes, which of them are passed, and the rows' flags."""
 
     B: int
-    vectors: int  # N in units of the width
+    vectors: int  # N divided by the width
     strided: bool  # the arrays are columns of larger ones
     bias: bool
     copy: str  # "none", "plain" or "residual"
@@ -303,7 +303,7 @@ def assert_outputs(name, arrays, before, steps):
     ("name", "instance"), [pytest.param(name, i, id=f"{name}-{i}") for name in DTYPES for i in instances(name)]
 )
 def test_step_after_a_product(sequence_pointwise, name, instance, schedule):
-    """This is lstm_pointwise, with its flags, its copy and what idle rows repeat."""
+    """lstm_pointwise uses the flags, writes the copy, and lets idle rows repeat their last output."""
     for layout in LAYOUTS:
         arrays = random_arrays(instance, layout)
         before = copies(arrays)
@@ -313,7 +313,7 @@ def test_step_after_a_product(sequence_pointwise, name, instance, schedule):
 
 @pytest.mark.parametrize("width", [1, 4])
 def test_step_after_a_product_beyond_2_to_31(sequence_pointwise, width):
-    """Rows have 2^30 units, of which only the first vector exists. Every array's index exceeds 32 bits."""
+    """Rows have 2^30 units, but only the first vector of each exists. Indices of every array exceed 32 bits."""
     instance = next(i for i in instances("__half") if i.width == width and i.reset and i.peephole)
     random, B = np.random.default_rng(0), 3
     gates = {name: far_apart(random, np.float32, B, 4, width) for name in ("gates", "gates_h", "reset_gates")}
@@ -375,7 +375,7 @@ def assert_finished(name, part, arrays, before):
 @pytest.mark.parametrize("part", [0.0, PART])
 @pytest.mark.parametrize("name", DTYPES)
 def test_end_of_a_step(finish, name, part, schedule):
-    """This is lstm_finish, after a projection or with zoneout of h."""
+    """lstm_finish runs after a projection, or with zoneout of h."""
     T = DTYPES[name]
     cases = [("residual", True, 5), ("plain", False, 0), ("residual", False, 1), ("none", True, 5)]
     for (copy, repeats, reset_rows), (B, P), flags in zip(
@@ -455,7 +455,7 @@ def idle_layouts(instance):
 @pytest.mark.parametrize("kind", range(4), ids=["plain", "projects", "zoneout", "projects with zoneout"])
 @pytest.mark.parametrize(("tile", "name"), TILE_CASES)
 def test_idle_rows_of_a_step(steps, tile, name, kind):
-    """This is lstm_step. Idle rows' h is copied to the other buffer, and their c stays."""
+    """lstm_step copies the h of idle rows to the other buffer. Their c stays."""
     instance = idle_instances(tile, name)[kind]
     for layout in idle_layouts(instance):
         step = random_step(instance, layout)
@@ -491,7 +491,7 @@ def projections():
 @pytest.mark.parametrize("part", [0.0, PART])
 @pytest.mark.parametrize(("tile", "name"), SMALLEST)
 def test_idle_rows_of_a_projection(projections, tile, name, part, schedule):
-    """This is lstm_project. The h of idle rows isn't written, as the step before it has done that."""
+    """lstm_project doesn't write the h of idle rows, as lstm_step has copied it."""
     shape, width = TILES[tile][0], like_others(tile, name).width
     for B, copy in ((2 * shape.rows + 1, "residual"), (2 * shape.rows + 2, "plain")):
         layout = ProjectionLayout(

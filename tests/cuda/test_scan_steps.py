@@ -21,7 +21,7 @@ B, I, N = 11, 6, 10
 @pytest.fixture
 def _scanning(monkeypatch):
     """Step all layers of sequences by scans. Single steps still use the cells' kernels."""
-    # Load it now, as it would keep the function that stands in.
+    # Import it now. Otherwise it would keep the patched function.
     importlib.import_module("fusedlstm.backends.cuda.sequencer")
 
     def scans(engines, rows):

@@ -125,7 +125,7 @@ LAUNCHES = {1: 1, 7: 4, 64: 1, 1000: 19}  # of graphs, for one direction
 @pytest.mark.parametrize("T", LAUNCHES)
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_what_a_call_queues(bidirectional, T):
-    """Beside graphs, a call queues two copies a chunk and four a layer. It waits for nothing, and makes its results."""
+    """Besides graphs, a call queues two copies a chunk and four a layer. It doesn't wait, and its results are new."""
     lstm = make(bidirectional=bidirectional)
     xs, states = arguments(lstm, T)
     lstm(xs, states)
@@ -279,7 +279,7 @@ def test_weights_wait_for_sequences():
 
 
 def test_new_buffers_wait_for_weights():
-    """The first call with a new number of rows is on another stream than new weights."""
+    """The first call with a new number of rows is on a stream other than that of new weights."""
     lstm, other = make(), make(seed=1)
     xs, states = arguments(lstm, 7)
     wanted = bits_of_call(other(xs, states))
@@ -292,7 +292,7 @@ def test_new_buffers_wait_for_weights():
 
 
 def test_calls_on_two_streams():
-    """A call waits for the one before that used the same buffers, on whatever stream that is."""
+    """A call waits for an earlier one on the same buffers, on any stream."""
     lstm, calls = make(), []
     cases = [arguments(lstm, 7, seed=seed) for seed in range(4)]
     flags = [np.random.default_rng(seed).random((7, B)) < 0.3 for seed in range(4)]
@@ -369,7 +369,7 @@ def test_a_failed_call_leaves_no_trace(monkeypatch):
 
 
 def test_a_captured_call_is_refused():
-    """A graph of the user's would hold buffers that other calls use."""
+    """A user's graph would hold buffers that other calls use."""
     lstm = make()
     xs, states = arguments(lstm, 7)
     wanted = bits_of_call(lstm(xs, states))

@@ -1,4 +1,4 @@
-"""Sequences of launches with flags, in both ways of a step, compared with NumPy: resets, idle rows and chunks."""
+"""Sequences of launches with flags, after products and in one kernel, compared with NumPy."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ KERNELS = [("matmul", "float32"), ("matmul", "float64"), ("simt", "float32"), ("
 
 @dataclass(frozen=True)
 class Case:
-    """What is given to a sequence, drawn at random."""
+    """The arguments of a sequence, drawn at random."""
 
     B: int
     chunk: int
@@ -134,7 +134,7 @@ class Runner:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("kernel", "dtype"), KERNELS)
 def test_launches_of_a_sequence(kernel, dtype, cell):
-    """Twelve sequences a cell, which draw everything else."""
+    """Each cell runs twelve sequences, whose other arguments are drawn at random."""
     (I, N), options = CELLS[cell]
     weights = LSTMWeights.random(I, N, seed=0, dtype=dtype, **options)
     for seed in range(12):

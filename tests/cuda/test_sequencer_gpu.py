@@ -67,7 +67,7 @@ def test_a_runs_graph(T):
     assert nodes(make().sequencer(T, B, is_first=True)) == [*marked, *["matmul", *plain] * 2]
     both = make(bidirectional=True).sequencer(T, B, mask=True)
     assert nodes(both) == [*marked * 2, *["matmul", *plain] * 4]
-    one_kernel = ["lstm_step"] * T + ["memcpy2D"] * (T % 2)  # as h is read from one buffer and written to another
+    one_kernel = ["lstm_step"] * T + ["memcpy2D"] * (T % 2)  # as steps read h from one buffer and write the other
     assert nodes(make(kernel="simt").sequencer(T, B)) == one_kernel * 2
 
 

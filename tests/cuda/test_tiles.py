@@ -1,4 +1,4 @@
-"""Which tile a kernel takes on which GPU, and that it changes no bit of a cell, a Stepper or a pool."""
+"""A kernel's tile depends on the GPU, but the bits of cells, Steppers and pools don't."""
 
 from itertools import product
 
@@ -64,7 +64,7 @@ def test_tiles_are_short_where_memory_is(kernel, B, long, short):
 
 
 def test_a_projections_tile_has_the_steps_rows():
-    """Blocks of both launches share rows' counters of readers."""
+    """The blocks of both launches share the counters of rows' readers."""
     for kernel, k, capability in product(["simt", *kernel_choice.TENSOR], range(18), (80, 86)):
         found = {tiles.tile_of(kernel, 1 << k, units, BF16, capability).rows for units in (1, 600, 4096)}
         assert len(found) == 1
@@ -96,7 +96,7 @@ def test_blocks_fit_the_gpus_that_use_them():
     assert not any(tiles.TENSOR_LARGE.projects(B, 40, np.dtype(np.float16)) for B in (1, 1000))
 
 
-# GPUs which few rows and units fill with wide tiles, and which have little shared memory.
+# Stand-ins for GPUs: one that wide tiles of few rows and units fill, and one with little shared memory.
 
 
 def with_wide_tiles(patch):

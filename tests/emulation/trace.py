@@ -24,7 +24,7 @@ class Trace(NamedTuple):
 
     Attributes:
         accesses: one row each. `block` and `thread` are numbers, and `place` is a key of `lines`.
-        lines: by place, its file and line in the kernel, and then those of the calls, if functions are inlined there.
+        lines: for each place, its file and line in the kernel. If it is in an inlined function, the calls follow.
     """
 
     accesses: np.ndarray[Any, Any]

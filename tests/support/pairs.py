@@ -1,10 +1,10 @@
-"""Combinations of options in which each two values of two options meet."""
+"""Combinations of options that include every pair of values of two options."""
 
 import itertools
 
 
 def cover(**options):
-    """Return few combinations, as dicts, such that each pair of values of two options is in one of them.
+    """Return a few combinations, as dicts, that together include every pair of values of two options.
 
     The first two options should be those with the most values. The result is always the same.
     """

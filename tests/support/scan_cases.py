@@ -1,4 +1,4 @@
-"""For tests of scan.cu: its instances, random sequences, launches like the CUDA backend's, and the same by steps."""
+"""Support for tests of scan.cu: instances, random sequences, launches like the CUDA backend's, and single steps."""
 
 from dataclasses import dataclass, replace
 
@@ -60,14 +60,14 @@ class Layout:
 
     Args:
         T, B, N: its sizes.
-        reset: what reset rows become, as in step_cases: "zeros", "one row" or "rows".
+        reset: the state of reset rows, as in step_cases: "zeros", "one row" or "rows".
         flags: "random", "every" (a reset before each step), "ends" (resets before the first and the last step), or
             "idle" (all rows, always). It is ignored by instances without flags.
         reverse: whether it is walked backwards.
         bias: whether there is a bias.
         residual: whether there is an input to add.
-        states: whether there is a state before; else it is zeros.
-        in_place: whether the state after replaces it.
+        states: whether there is an initial state; else it is zeros.
+        in_place: whether the final state replaces it.
     """
 
     T: int
@@ -93,7 +93,7 @@ def series_of(random, T, B, columns, dtype, multiple, *, batch_first=False):
 
 
 def sequential_gates(x, weight):
-    """Return x weight.T (T, B, 4N) in float32, summed one by one in the order of K, as emulated tensor cores do."""
+    """Return x weight.T (T, B, 4N) in float32. Like emulated tensor cores, it sums one by one in the order of K."""
     sums = np.zeros((*x.shape[:2], len(weight)), np.float32)
     for k in range(x.shape[2]):
         sums += x[:, :, k, None].astype(np.float32) * weight[:, k].astype(np.float32)
@@ -114,7 +114,7 @@ def random_flags(random, kind, T, B):
 
 
 def random_scan(instance, layout, seed=0, I=5):
-    """Return random arrays by name. The state of rows that are reset at once is NaN, where nothing else reads it."""
+    """Return random arrays by name. Rows that are reset before the first step have a state of NaN."""
     T, B, N, W = layout.T, layout.B, layout.N, instance.width
     random = np.random.default_rng(seed)
     dtype, A = DTYPES[instance.dtype], DTYPES[state_type(instance.dtype)]

@@ -1,4 +1,4 @@
-"""Facts about the machine code of lstm_scan. Steps take longer if one isn't true."""
+"""Facts about the machine code of lstm_scan. If one isn't true, steps take longer."""
 
 import re
 from collections import Counter
@@ -7,7 +7,7 @@ _KEPT = 8  # steps of K whose weights are in registers
 
 
 def complaints(program, kernel):
-    """Return the facts that are not true of the loop over steps of an instance, for 8 rows of a block."""
+    """Return the facts that are not true of the loop over steps, for an instance with blocks of 8 rows."""
     shape = Shape(kernel.name)
     found = Counter(each.opcode for each in loop(program))
     groups = Counter()
@@ -32,7 +32,7 @@ def complaints(program, kernel):
 
 
 class Shape:
-    """What an instance's name says of a block, with tanh and pairs of units."""
+    """The sizes and options of an instance, from its name. It has tanh and pairs of units."""
 
     def __init__(self, name):
         T, units, rows, peephole, flags = re.fullmatch(
@@ -53,7 +53,7 @@ class Shape:
 
 
 def loop(program):
-    """Return the instructions of the loop over steps: the longest way back."""
+    """Return the instructions of the loop over steps: the loop with the longest jump back."""
     ways = [(at, number) for number, each in enumerate(program) for at in each.next if at <= number]
     first, last = max(ways, key=lambda way: way[1] - way[0])
     return program[first : last + 1]

@@ -24,8 +24,7 @@ from support.kernel_cases import (
 )
 from support.structs import by_value, matrix
 
-# Dtypes by their names in C. Tensor-core tiles multiply float as TF32. Those that are shorter by a stage are tested in
-# one dtype.
+# Dtypes by their names in C. Tensor-core tiles multiply float as TF32. Tiles with a stage less are tested in one dtype.
 TILES = {
     "large": (tiles.TENSOR_LARGE, ("__half", "__nv_bfloat16", "float")),
     "medium": (tiles.TENSOR_MEDIUM, ("__half", "__nv_bfloat16", "float")),
@@ -120,7 +119,7 @@ def _instances():
 
 
 INSTANCES = _instances()
-# Tiles that give a row the same bits, with their dtypes. The first has as many units as any other.
+# Tiles that give a row the same bits, with their dtypes. No other has more units than the first.
 FAMILIES = {
     "small": (("small8", "small32", "small8_3"), ("__half", "__nv_bfloat16", "float")),
     "tensor": (("wide", "large", "medium", "medium3"), ("__half", "__nv_bfloat16", "float")),
@@ -488,7 +487,7 @@ def near(got, want, tolerance, rounding=0.0):
 
 
 def assert_copied(name, step, before, stepped, rows):
-    """Check that the copy has the rows that stepped, and elsewhere zeros or their last ones."""
+    """Check that the copy has the rows that stepped. Other rows have zeros or their last outputs."""
     copy, more, last = step.arrays["copy"], before.arrays["input"], before.arrays.get("last")
     if copy is None:
         return

@@ -164,7 +164,7 @@ def test_slow_host_gives_no_time_of_the_gpu(gpu, timer):
 
 
 def test_full_queue_gives_no_time_of_the_gpu(gpu, timer):
-    """The host then waits for the GPU."""
+    """If the queue is full, the host waits for the GPU."""
     times = timer.times(lambda: [gpu.work(1e-5, 1e-6) for _ in range(900)])
     assert times.gpu["median"] == pytest.approx(900e-6)
     assert timer.times(lambda: [gpu.work(1e-5, 1e-6) for _ in range(1500)]).gpu is None

@@ -43,7 +43,7 @@ def large(**rates):
     return near(predict("tensor_large", **SIZES, gpu=Gpu(**PLAIN | rates)))
 
 
-# What one block of 128 rows and 32 units loads for its product, and what it reads and writes of c and h then.
+# The bytes that one block of 128 rows and 32 units loads for its product, and those of c and h that it then moves.
 LOADED = (128 + 128) * 64 * 2
 STATE = 128 * 32 * (4 + 4 + 2)
 

@@ -122,7 +122,7 @@ def test_an_object_keeps_its_choice(files, made_up):
 
 @needs_cuda
 def test_each_batch_has_its_kernel(files, made_up):
-    """The times of the nearest batch from B on decide. Above all measured batches, the table chooses."""
+    """The smallest measured batch of at least B rows decides. Above all measured batches, the table chooses."""
     path, weights = files
     made_up(lambda kernel, B: wins({8: "tensor_medium", 64: "tensor_large"}[B])(kernel, B))
     assert tune(path / "cell", "--batch", 64, "--batch", 8) == 0
@@ -190,7 +190,7 @@ def test_dtypes_and_precision_are_measured(files, made_up, folder):
 
 
 def test_all_layers_together_decide():
-    """Layers use matmul together, unless the others are faster together. If any time is missing, matmul wins."""
+    """All layers use matmul, unless the other kernels are faster in total. If any time is missing, matmul wins."""
     about = "bfloat16", "highest", 90
     one = measured.Measured({64: {"matmul": 9e-6, "tensor_small": 10e-6}}, "now")
     other = measured.Measured({64: {"matmul": 20e-6, "tensor_medium": 10e-6}}, "now")
