@@ -53,9 +53,9 @@ class LSTMCell(Steppable[LSTMState]):
         kernel: the kernel of steps on a GPU. NumPy only checks the name. None chooses the fastest kernel that
             `fusedlstm tune` has measured for the layer and batch, or else the one in a table of predictions, unless
             batch_invariant is set. The times are read once, when the cell is made. A name forces that kernel
-            everywhere. "matmul" is matrix products followed by one kernel. Steppers and pools multiply with cuBLASLt,
-            plain calls with cuBLAS. The other kernels each do a whole step, except that a large projection takes a
-            second kernel. They need compute capability 8.0. "tensor_large" (for many rows), "tensor_medium" and
+            everywhere. "matmul" is matrix products followed by one kernel. Calls of one step multiply with cuBLAS,
+            everything else with cuBLASLt. The other kernels each do a whole step, except that a large projection takes
+            a second kernel. They need compute capability 8.0. "tensor_large" (for many rows), "tensor_medium" and
             "tensor_small" (for few rows) use tensor cores, for float16, bfloat16, and float32 with precision="high".
             "simt" uses fma, for float32 and float64.
 

@@ -289,6 +289,8 @@ class LSTM(Sequenceable):
             TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).
             ValueError: an argument has the wrong shape or device, or `reverse` is set for bidirectional weights. Or a
                 checked length is below 0 or above T, or both lengths and a mask are given.
+            RuntimeError: on a GPU, the current stream is being captured, or this thread is capturing a new graph.
+            BackendUnavailableError: steps can't be planned on this GPU; the message says why.
         """
         check_choice("masked_outputs", masked_outputs, MASKED_OUTPUTS)
         self._checks.check_reverse(reverse)

@@ -124,7 +124,7 @@ def test_runs_equal_calls(backend, options):
     assert addresses(sequencer) == before
 
 
-def test_buffers_begin_as_said(backend):
+def test_buffers_begin_with_their_defaults(backend):
     lstm = make(backend)
     one, other = lstm.sequencer(T, B, lengths=True, is_first=True), lstm.sequencer(T, B, mask=True)
     assert (one.steps, one.batch) == (T, B)
@@ -142,7 +142,7 @@ def test_buffers_begin_as_said(backend):
     assert [array.shape for array in (inputs.xs, inputs.mask, inputs.outputs)] == [(B, T, I), (B, T), (B, T, N)]
 
 
-def test_inputs_stay(backend):
+def test_inputs_stay_after_a_run(backend):
     """A run clears nothing, so the same run can be repeated."""
     lstm, rng = make(backend), np.random.default_rng(0)
     sequencer = lstm.sequencer(T, B, lengths=True, is_first=True)
@@ -216,7 +216,7 @@ def test_resets_of_one_row_and_of_all(backend, few, dtype):
     assert_same((sequencer.outputs, sequencer.state), wanted)
 
 
-def test_set_weights(backend):
+def test_set_weights_reaches_the_next_run(backend):
     """An existing Sequencer uses new weights from its next run on, even for the states that rows are reset to."""
     old, new = (StackedWeights.random(I, N, 2, seed=seed, dtype="float64") for seed in (0, 1))
     lstm, rng = LSTM(old, backend=backend), np.random.default_rng(0)
@@ -230,7 +230,7 @@ def test_set_weights(backend):
         assert_same((sequencer.outputs, sequencer.state), (wanted, state))
 
 
-def test_one_layer(backend):
+def test_one_cells_weights_make_a_sequencer(backend):
     """An LSTM of one cell's weights has a Sequencer, too."""
     lstm = LSTM(LSTMWeights.random(I, N, seed=0, peephole=True), backend=backend)
     sequencer, xs = lstm.sequencer(1, 1), lstm.asarray(np.ones((1, 1, I)))
@@ -239,7 +239,7 @@ def test_one_layer(backend):
     assert len(sequencer.kernels) == 1
 
 
-def test_kernels(backend):
+def test_kernels_are_named_for_each_layer(backend):
     lstm = make(backend, "float32", bidirectional=True)
     kernels = lstm.sequencer(T, B).kernels
     assert len(kernels) == 4
@@ -360,7 +360,7 @@ def test_errors_of_a_run(backend):
         np.testing.assert_array_equal(host(array), values)
 
 
-def test_lengths_in_the_buffer():
+def test_lengths_in_the_buffer_are_checked():
     """NumPy looks at the buffer's lengths before any work."""
     sequencer = make("numpy").sequencer(T, B, lengths=True)
     sequencer.lengths[2] = -1
@@ -370,7 +370,7 @@ def test_lengths_in_the_buffer():
     sequencer.run()
 
 
-def test_one_thread_at_a_time(backend, monkeypatch):
+def test_a_call_raises_while_another_runs(backend, monkeypatch):
     lstm = make(backend)
     sequencer = lstm.sequencer(T, B)
     inside, go_on = threading.Event(), threading.Event()

@@ -264,7 +264,7 @@ def test_blocks_at_once():
     assert [blocks(architecture, 32) for architecture in (80, 86, 89)] == [32, 16, 24]
 
 
-def test_kernels_of_sequences():
+def test_kernels_of_sequences_compile():
     kernels = tuple(resources.sequence_kernels())
     each_compiled(kernels, MAIN)
     for kernel in kernels:
@@ -281,7 +281,7 @@ def test_functions_of_steps(tile, dtype):
 
 @pytest.mark.parametrize("architecture", resources.FAMILIES)
 @pytest.mark.parametrize("dtype", resources.SCAN_DTYPES, ids=str)
-def test_scans(dtype, architecture):
+def test_scans_compile_without_spills(dtype, architecture):
     """Compile the largest tiles. Weights stay in registers, and a step has the expected instructions."""
     kernels = [each for each in resources.scan_kernels_on(architecture) if each.struct.types["T"] == dtype]
     of_x = [each for each in resources.gates_kernels() if each.struct.types["T"] == dtype]

@@ -69,7 +69,7 @@ def by_steps(lstm, xs, states, **options):
         (5, 1, [1] * 5),
     ],
 )
-def test_chunks(T, most, wanted):
+def test_chunks_cover_all_steps(T, most, wanted):
     from fusedlstm.backends.cuda.chunked_sequence import chunks
 
     found = list(chunks(T, most))

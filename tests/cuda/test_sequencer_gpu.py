@@ -268,7 +268,7 @@ def test_buffers_outlive_queued_work(monkeypatch):
 
 
 @needs_own_memory
-def test_memory_runs_out():
+def test_failed_allocation_frees_all_memory():
     """CuPy's error is raised, and a Sequencer that can't be created leaves no memory allocated."""
     lstm = make(bidirectional=True)
     lstm.sequencer(2, 1)
@@ -299,7 +299,7 @@ def test_a_failed_launch_changes_nothing(monkeypatch):
     assert bits_of(sequencer.read()) == before
 
 
-def test_without_nvmath(monkeypatch):
+def test_matmul_without_nvmath_raises(monkeypatch):
     """kernel="matmul" raises and says what to install. Otherwise one kernel steps."""
     from fusedlstm.backends.cuda.runtime import cublaslt
 
