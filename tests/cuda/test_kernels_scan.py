@@ -220,7 +220,7 @@ def test_scan_is_near_the_formula(functions, name):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize("name", ["__half", "__nv_bfloat16", "float"])
-def test_gates_sum_in_the_order_of_k(name, schedule):
+def test_gates(name, schedule):
     """lstm_gates sums in the order of K, whether rows can be staged or can't."""
     dtype, R, each = DTYPES[name], STEP_TILE.rows, 64 // DTYPES[name].itemsize
     module = Module(KERNELS / "gates.cu", [gates_name(name, aligned) for aligned in (True, False)], mode="check")

@@ -112,7 +112,7 @@ def launch_flags(function, flags, start, T, lengths, mask, is_first, schedule=FO
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("T", "B", "chunk"), [(1, 1, 1), (9, 3, 2), (7, 130, 7), (300, 2, 64)])
-def test_flags_match_a_walk_through_time(flags_of_sequence, T, B, chunk, reverse, schedule):
+def test_flags(flags_of_sequence, T, B, chunk, reverse, schedule):
     """Chunks of any number of steps have the flags of the whole sequence. Memory between rows is not touched."""
     random = np.random.default_rng(T)
     for has_lengths, has_mask, has_first in product([False, True], repeat=3):
