@@ -170,7 +170,7 @@ def test_an_interrupted_pause_ends():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:os.fork:RuntimeWarning")  # JAX has threads
 def test_a_child_collects_garbage():
     """A thread may fork while another captures."""
     with collector.paused():

@@ -233,7 +233,8 @@ def test_gates(name, schedule):
                 weight = to_tf32(weight).astype(dtype)
             want = sequential_gates(to_tf32(x)[None] if name == "float" else x[None], weight)[0][:, gate_order(N)]
             gates = columns_of(random, rows, 4 * N, np.dtype(np.float32), 4)
-            arguments = GatesArguments(matrix(x), matrix(interleaved(weight, weight[:, :0])), matrix(gates), rows, I, N)
+            packed = interleaved(weight, weight[:, :0], STEP_TILE.units)
+            arguments = GatesArguments(matrix(x), matrix(packed), matrix(gates), rows, I, N)
             module.function(gates_name(name, aligned))(
                 STEP_TILE.grid(rows, N),
                 (STEP_TILE.threads,),

@@ -126,7 +126,7 @@ def random_scan(instance, layout, seed=0, I=5):
     gates = sequential_gates(to_tf32(x) if tf32 else x, weight_ih)
     a = {
         "x": x,
-        "weight": interleaved(weight_ih, weight_hh),
+        "weight": interleaved(weight_ih, weight_hh, STEP_TILE.units),
         "weight_ih": weight_ih,
         "weight_hh": weight_hh,
         "bias": random.standard_normal(4 * N).astype(dtype) if layout.bias else None,
