@@ -58,7 +58,7 @@ def test_a_steps_graph(layers, options, each):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_residual_output_begins_as_zeros(dtype):
-    """It isn't h, but an array of its own."""
+    """The output is an array apart from h."""
     assert not host(make(2, residual=True, dtype=dtype).stepper(5).output).any()
 
 
