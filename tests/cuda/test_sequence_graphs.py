@@ -368,6 +368,21 @@ def test_a_failed_call_leaves_no_trace(monkeypatch):
     assert len(parts(lstm)[0]._free) == 1
 
 
+def test_another_thread_takes_the_uploads(monkeypatch):
+    """A call whose uploads are taken in between makes its own."""
+
+    class Taken(list):
+        def pop(self):
+            self.clear()
+            return super().pop()
+
+    lstm = make()
+    xs, states = arguments(lstm, 7)
+    wanted = bits_of_call(lstm(xs, states, lengths=[1, 7, 3]))
+    monkeypatch.setattr(lstm._layers._sequence, "_uploads", Taken(lstm._layers._sequence._uploads))
+    assert bits_of_call(lstm(xs, states, lengths=[1, 7, 3])) == wanted
+
+
 def test_a_captured_call_is_refused():
     """A graph of the user's would hold buffers that other calls use."""
     lstm = make()
