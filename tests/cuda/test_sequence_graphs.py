@@ -368,6 +368,21 @@ def test_a_failed_call_leaves_no_trace(monkeypatch):
     assert len(parts(lstm)[0]._free) == 1
 
 
+def test_calls_without_graphs_keep_nothing(monkeypatch):
+    """If no graph can be captured, the buffers are freed: nothing else would free them."""
+    from fusedlstm.backends.cuda import chunked_sequence
+
+    def failing(queue):
+        raise MemoryError
+
+    lstm = make()
+    monkeypatch.setattr(chunked_sequence, "captured", failing)
+    for rows in (1, 2):
+        with pytest.raises(MemoryError):
+            lstm(*arguments(lstm, 7, rows))
+    assert not parts(lstm)[0]._free
+
+
 def test_another_thread_takes_the_uploads(monkeypatch):
     """A call whose uploads are taken in between makes its own."""
 
