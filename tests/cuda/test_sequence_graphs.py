@@ -278,6 +278,23 @@ def test_weights_wait_for_sequences():
         assert bits_of_call(called) == wanted
 
 
+def test_weights_wait_for_dropped_graphs():
+    """They do so even if nothing else needs the call's graphs any more."""
+    lstm, other = make(), make(seed=1)
+    xs, states = arguments(lstm, 7)
+    wanted = bits_of_call(lstm(xs, states))
+    settle()
+    one, two = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+    with one:
+        called = lstm(xs, states)
+    parts(lstm)[0]._free.clear()
+    with two:
+        lstm.set_weights(other.weights)
+        two.synchronize()
+    with one:
+        assert bits_of_call(called) == wanted
+
+
 def test_new_buffers_wait_for_weights():
     """The first call with a new number of rows is on another stream than new weights."""
     lstm, other = make(), make(seed=1)
