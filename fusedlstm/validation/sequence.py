@@ -128,9 +128,15 @@ class SequenceChecks:
 
     def _check_step_mask(self, mask: Any, T: int, B: int) -> Array:
         check_plain("mask", mask)
-        array = host_mask(mask) if isinstance(mask, (list, tuple)) else self._host_or_own("mask", mask)
+        wanted = "booleans, True for the steps that a row takes"
+        if isinstance(mask, (list, tuple)):
+            try:
+                array = host_mask(mask)
+            except ValueError:  # lists of unequal lengths
+                fail(TypeError, "mask", wanted, describe_type(mask))
+        else:
+            array = self._host_or_own("mask", mask)
         if array.dtype != np.bool_:
-            wanted = "booleans, True for the steps that a row takes"
             fail(TypeError, "mask", wanted, f"dtype {array.dtype}", "Use mask != 0")
         check_shape("mask", array.shape, self.time_by_batch, {"T": T, "B": B})
         return array.swapaxes(0, 1) if self.batch_first else array

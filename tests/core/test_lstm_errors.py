@@ -167,6 +167,11 @@ CASES = {
         TypeError,
         "mask: wanted booleans, True for the steps that a row takes; got dtype float64. Use mask != 0",
     ),
+    "an uneven mask": (
+        lambda g: g.options.update(mask=[[True], [True, False]]),
+        TypeError,
+        "mask: wanted booleans, True for the steps that a row takes; got list",
+    ),
     "a mask (B, T)": (
         lambda g: g.options.update(mask=np.ones((B, T), bool)),
         ValueError,

@@ -278,6 +278,23 @@ def test_weights_wait_for_sequences():
         assert bits_of_call(called) == wanted
 
 
+def test_weights_wait_for_dropped_graphs():
+    """They do so even if nothing else needs the call's graphs any more."""
+    lstm, other = make(), make(seed=1)
+    xs, states = arguments(lstm, 7)
+    wanted = bits_of_call(lstm(xs, states))
+    settle()
+    one, two = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+    with one:
+        called = lstm(xs, states)
+    parts(lstm)[0]._free.clear()
+    with two:
+        lstm.set_weights(other.weights)
+        two.synchronize()
+    with one:
+        assert bits_of_call(called) == wanted
+
+
 def test_new_buffers_wait_for_weights():
     """The first call with a new number of rows is on a stream other than that of new weights."""
     lstm, other = make(), make(seed=1)
@@ -366,6 +383,36 @@ def test_a_failed_call_leaves_no_trace(monkeypatch):
             lstm(xs, states)
     assert bits_of_call(lstm(xs, states)) == wanted
     assert len(parts(lstm)[0]._free) == 1
+
+
+def test_calls_without_graphs_keep_nothing(monkeypatch):
+    """If no graph can be captured, the buffers are freed: nothing else would free them."""
+    from fusedlstm.backends.cuda import chunked_sequence
+
+    def failing(queue):
+        raise MemoryError
+
+    lstm = make()
+    monkeypatch.setattr(chunked_sequence, "captured", failing)
+    for rows in (1, 2):
+        with pytest.raises(MemoryError):
+            lstm(*arguments(lstm, 7, rows))
+    assert not parts(lstm)[0]._free
+
+
+def test_another_thread_takes_the_uploads(monkeypatch):
+    """A call whose uploads are taken in between makes its own."""
+
+    class Taken(list):
+        def pop(self):
+            self.clear()
+            return super().pop()
+
+    lstm = make()
+    xs, states = arguments(lstm, 7)
+    wanted = bits_of_call(lstm(xs, states, lengths=[1, 7, 3]))
+    monkeypatch.setattr(lstm._layers._sequence, "_uploads", Taken(lstm._layers._sequence._uploads))
+    assert bits_of_call(lstm(xs, states, lengths=[1, 7, 3])) == wanted
 
 
 def test_a_captured_call_is_refused():

@@ -127,6 +127,35 @@ def test_other_calls_in_a_callers_graph():
     assert bits_of(sequencer.read()) == bits_of(other.read())
 
 
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint64"])
+def test_a_capture_makes_no_copies(dtype):
+    """A caller's graph would use their memory after they are freed."""
+    lstm, rng = make(), np.random.default_rng(0)
+    captured, called = (lstm.sequencer(7, B, lengths=True) for _ in range(2))
+    wide = lstm.asarray(rng.normal(size=(B, 16)))
+    states = (LSTMState(h=wide[:, ::2], c=wide[::-1, 1::2]),) * 2
+    lengths, xs = cupy.asarray(rng.integers(0, 8, B).astype(dtype)), lstm.asarray(rng.normal(size=(7, B, I)))
+    called.write(states)  # which also loads the kernels
+    wanted = host(called.run(xs, lengths=lengths))
+    made, pool = [], cupy.get_default_memory_pool()
+
+    def counted(nbytes):
+        made.append(nbytes)
+        return pool.malloc(nbytes)
+
+    cupy.cuda.Device().synchronize()
+    with cupy.cuda.Stream(non_blocking=True) as stream, cupy.cuda.using_allocator(counted):
+        stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
+        captured.write(states)
+        captured.run(xs, lengths=lengths)
+        graph = stream.end_capture()
+        assert not made
+        graph.launch(stream)
+    stream.synchronize()
+    np.testing.assert_array_equal(host(captured.outputs), wanted)
+    assert bits_of(captured.read()) == bits_of(called.read())
+
+
 def test_streams_take_turns():
     """Work on another stream waits for the run before."""
     lstm = make()

@@ -56,10 +56,11 @@ WAITS = {
         ("memory of other libraries isn't kept", "self._kept.append(array)", "pass", "now interop live_until"),
         (
             "memory of queued work isn't kept",
-            "            _keep_until(_event_on(self._last",
-            "            (lambda *_: None)(_event_on(self._last",
+            "            _keep_until(event, [self, *held])",
+            "            pass",
             "late order deleted",
         ),
+        ("weights don't wait for dropped graphs", "[self, *held]", "list(held)", "late sequences dropped_graphs"),
         (
             "memory is freed before its work is done",
             "eventQuery(event.ptr) != _NOT_READY",

@@ -99,6 +99,8 @@ class ChunkedSequence:
 
     def _give_back(self, graphs: _Graphs) -> None:
         """Keep graphs for later calls. The least recently used ones are freed."""
+        if not len(graphs):  # the call failed early. Its buffers would never be freed, as they don't count
+            return
         free = self._free
         free.append(graphs)
         while len(free) > 1 and sum(len(each) for each in free[:]) > _MOST_GRAPHS:

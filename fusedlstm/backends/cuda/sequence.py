@@ -52,15 +52,22 @@ class CudaSequence(SequenceEngine):
             if 0 in run.xs.shape[:2]:
                 self._keep_states(run)
                 return
-            uploads = self._uploads.pop() if self._uploads else Uploads()
-            try:
-                marks = Marks.of(run, uploads)
-            finally:
-                self._uploads.append(uploads)
+            marks = self._marks(run)
             if self._bidirectional:
                 self._run_both(engines, run, marks)
             else:
                 self._parts[0].run(engines, run, marks)
+
+    def _marks(self, run: SequenceRun) -> Marks:
+        """Return the marks of a call, and queue their uploads."""
+        try:
+            uploads = self._uploads.pop()
+        except IndexError:  # other calls use them all
+            uploads = Uploads()
+        try:
+            return Marks.of(run, uploads)
+        finally:
+            self._uploads.append(uploads)
 
     def _keep_states(self, run: SequenceRun) -> None:
         """Do the work of a call without steps or rows."""

@@ -7,6 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import cupy
+import numpy as np
 
 from fusedlstm.backends.cuda.chunked_sequence import kernels_of
 from fusedlstm.backends.cuda.runtime import fork
@@ -14,7 +15,6 @@ from fusedlstm.backends.cuda.runtime.graphs import captured
 from fusedlstm.backends.cuda.runtime.streams import Turns, is_captured
 from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows, copy_steps
 from fusedlstm.backends.cuda.sequence_form import Form, even_rows, rows
-from fusedlstm.backends.cuda.sequence_kernels import as_lengths
 from fusedlstm.backends.cuda.sequence_marks import Marks
 from fusedlstm.backends.cuda.static_sequence import StaticSequence
 from fusedlstm.backends.sequence_run import SequenceRun
@@ -130,9 +130,10 @@ class CudaSequencer:
                 copy_steps(to, values)
                 return
             values = cupy.asarray(values)
-            if to is self.buffers.lengths:
-                values = as_lengths(values, self._form.T)
-            to[...] = values
+            if values.dtype == np.uint64:  # of lengths; without a copy, which a caller's graph would outlive
+                cupy.minimum(values, np.uint64(self._form.T), out=to.view(np.uint64))
+            else:
+                to[...] = values
 
     def run(self, engines: Sequence[CudaCell]) -> None:
         """Queue a run on the current stream."""

@@ -155,14 +155,15 @@ class Turns:
 
         A forked process can neither wait for the work nor free anything, so there it stays alive. A thread that is
         capturing keeps it, and the last stream, until `keep_deferred`: a capture may refuse to destroy graphs and
-        streams.
+        streams. These turns stay alive, too, so that new weights still wait for the work.
         """
         if fork.forked:
             _leaked.append((self, held))
         elif fork.is_capturing():
             _deferred.append((self, held))
         elif self._last is not None:
-            _keep_until(_event_on(self._last, self._index) if self._event is None else self._event, list(held))
+            event = _event_on(self._last, self._index) if self._event is None else self._event
+            _keep_until(event, [self, *held])
 
 
 def is_captured(stream: Any) -> bool:

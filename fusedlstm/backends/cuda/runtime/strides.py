@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 def with_contiguous_rows(a: Any) -> Any:
     """Return `a`, or a C-contiguous copy if its rows overlap, are not contiguous or are too far apart."""
+    return a if _has_contiguous_rows(a) else cupy.ascontiguousarray(a)
+
+
+def _has_contiguous_rows(a: Any) -> bool:
+    """Whether the rows of `a` don't overlap, are contiguous and not too far apart."""
     B, K = a.shape
     row, column = a.strides
     rows_apart = B == 1 or (row >= K * a.itemsize and row % a.itemsize == 0)
-    fits = row_stride(a) < 2**31 if rows_apart else False
-    return a if (K == 1 or column == a.itemsize) and rows_apart and fits else cupy.ascontiguousarray(a)
+    return bool((K == 1 or column == a.itemsize) and rows_apart and row_stride(a) < 2**31)
 
 
 def row_stride(a: Any) -> int:
@@ -52,8 +56,14 @@ def bits(a: Any) -> Any:
 
 
 def copy_rows(to: Any, a: Any) -> None:
-    """Copy `a` (B, K) to `to` on the current stream. Both have the same dtype, and the rows of `to` are contiguous."""
-    a = with_contiguous_rows(bits(a))
+    """Copy `a` (B, K) to `to` on the current stream, without allocating, as a user may capture it.
+
+    Both have the same dtype, and the rows of `to` are contiguous.
+    """
+    to, a = bits(to), bits(a)
+    if not _has_contiguous_rows(a):
+        to[...] = a
+        return
     is_itself = a.data.ptr == to.data.ptr and row_stride(a) == row_stride(to)
     if a.size and not is_itself:
         RowCopy(to, a, (0, 1)).queue(cupy.cuda.get_current_stream().ptr, (to.data.ptr, a.data.ptr))
