@@ -17,6 +17,7 @@ try:
     import resources
 
     from fusedlstm.backends.cuda import tiles
+    from fusedlstm.backends.cuda.fused_slots import FusedSlots
     from fusedlstm.backends.cuda.instances import instances
 
     from support.on_emulated_gpu import bits, bits_of
@@ -164,3 +165,18 @@ def test_another_gpus_tiles_are_listed(kernel, dtype, made_so, name, monkeypatch
         everything(use)
     assert loaded == listed
     assert any(name in each for _, each in listed)
+
+
+@needs_cuda
+def test_prepared_pools_have_loaded_all_tiles(monkeypatch):
+    """Wide tiles begin at any number of rows, not only above a power of two."""
+    rows, ready = [], FusedSlots._ready
+    monkeypatch.setattr(FusedSlots, "_ready", lambda step, x, *rest: rows.append(len(x)) or ready(step, x, *rest))
+    monkeypatch.setattr(FusedSlots, "_launch", lambda *_: None)
+    StatePool(LSTMCell(LSTMWeights.random(1, 1, seed=0), backend="cuda", kernel="simt"), 3).prepare(3000)
+
+    def tile(B):
+        (kernel,) = kernel_choice.one_kernel_layers(B, ((640, 640, None),), "float16", "highest", 90)
+        return tiles.tile_of(kernel, B, 640, np.dtype("f2"), 90)
+
+    assert {tile(B) for B in rows} == {tile(B) for B in range(1, 3001)}

@@ -12,6 +12,7 @@ import numpy as np
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.cuda.arguments import Audit, SlotRows
 from fusedlstm.backends.cuda.device_weights import padded
+from fusedlstm.backends.cuda.instances import ROWS
 from fusedlstm.backends.cuda.kernels import Destinations
 from fusedlstm.backends.cuda.runtime.packed import PackedLaunch, members_named
 from fusedlstm.backends.cuda.runtime.pinned import Uploads
@@ -169,9 +170,7 @@ class FusedSlots:
         del engines
         room = self._room_for(largest)
         self._uploads.reserve(8 * room.rows)
-        sizes = [1]
-        while sizes[-1] < largest:
-            sizes.append(min(2 * sizes[-1], largest))
+        sizes = *(B for B in ROWS if largest > B), max(1, largest)
         first, top = self._layers[0].weights, self._layers[-1].weights
         column = padded(first.I, first.dtype)
         none = cupy.zeros((len(PROBLEMS), 2), np.uint64)
