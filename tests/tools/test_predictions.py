@@ -8,7 +8,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import predictions
 from benchmarks.limits import Work
-from benchmarks.predictions import Gpu, predict
+from benchmarks.step_model import DTYPES, Gpu, predict
 from benchmarks.tile_shapes import tile_of
 from fusedlstm.backends import kernel_choice
 
@@ -143,7 +143,7 @@ def test_no_kernel_is_faster_than_its_limits(kernel, arithmetic):
     if kernel not in predictions.kernels_of(arithmetic):
         return
     gpu = Gpu()
-    dtype, precision = predictions._DTYPES[arithmetic], predictions.PRECISIONS[arithmetic]
+    dtype, precision = DTYPES[arithmetic], predictions.PRECISIONS[arithmetic]
     for B, I, N, P in predictions.SHAPES:
         sizes = {"B": B, "I": I, "N": N, "P": P}
         work = Work.of(**sizes, dtype=dtype, precision=precision, device="cuda:0")
