@@ -61,6 +61,9 @@ class SequenceEngine(Protocol):
         On a GPU this only queues the work on the current stream. It reads nothing from the GPU and waits for nothing.
         """
 
+    def kernels(self, engines: Sequence[Any], B: int) -> tuple[str, ...]:
+        """Return the kernel of each layer and direction for B rows: of `sequence_choice.NAMES`, or "numpy"."""
+
 
 class InPlaceEngine(Protocol):
     """A batch of B rows whose buffers stay in place, and what all layers do to its state.
@@ -76,7 +79,7 @@ class InPlaceEngine(Protocol):
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """The kernel that steps each layer: one of `kernel_choice.NAMES`, or "numpy"."""
+        """The kernel that steps each layer: one of `sequence_choice.NAMES`, or "numpy"."""
 
     def run(self, engines: Sequence[Any]) -> None:
         """Step with these engines, one for each layer. Their weights may be new since the last call."""

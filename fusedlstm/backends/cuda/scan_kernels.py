@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 
 _PAIR = 2  # units that a thread moves as one, if sizes and addresses allow it
 _GROUP = 32  # units of the two warps that a block has at least
-_MOST_UNITS = 128
 _ROWS = (8, 16, 32, 64)  # of a block
 _MOST_STEPS = 8  # of K, whose weights are in registers; the others wait in shared memory
 _ENOUGH_BLOCKS = 128  # for a GPU; then more blocks would only have fewer rows
 # Bytes of shared memory of a block by compute capability; others have at least the least of them.
-_SHARED = {80: 163 << 10, 87: 163 << 10, 90: 227 << 10, 100: 227 << 10, 103: 227 << 10}
+_SHARED = {80: 163 << 10, 87: 163 << 10, 90: 227 << 10, 100: 227 << 10, 103: 227 << 10, 110: 227 << 10}
 _LEAST_SHARED = 99 << 10
 _STATIC_BYTES = 4 << 10  # at most, of what the kernel declares itself: flags, bias and peepholes
 NO_FLAGS, ZEROS, LAST = range(3)  # as in kernels/scan.cu
@@ -66,21 +65,10 @@ class ScanTile:
         return gates + 2 * h + weights + (c if self.rows > _ROWS[0] else 0) + (h if flags == LAST else 0)
 
 
-def scan_fits(N: int, P: int, dtype: np.dtype[Any], precision: str, capability: int) -> bool:
-    """Whether kernels/scan.cu can step a layer of N units and P outputs on a GPU of this compute capability.
-
-    A projection, float64, and float32 that isn't rounded to TF32 need another kernel.
-    """
-    arithmetic = dtype.itemsize == 2 or (dtype == np.float32 and precision == "high")
-    return (*(capability >= 80, P == N, arithmetic, N <= _MOST_UNITS),) == (True,) * 4 and _fits(
-        ScanTile(_units(N), _ROWS[0]), dtype, LAST, capability
-    )
-
-
 def scan_tile(
     B: int, N: int, dtype: np.dtype[Any], capability: int, *, directions: int = 1, flags: int = LAST
 ) -> ScanTile:
-    """Return the tile for B rows of N units. All tiles give a row the same bits."""
+    """Return the tile for B rows of N units, which `sequence_choice` allows. All tiles give a row the same bits."""
     fitting = [tile for tile in (ScanTile(_units(N), rows) for rows in _ROWS) if _fits(tile, dtype, flags, capability)]
     return next((tile for tile in fitting if -(-B // tile.rows) * directions <= _ENOUGH_BLOCKS), fitting[-1])
 
