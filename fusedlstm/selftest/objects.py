@@ -8,6 +8,7 @@ import numpy as np
 
 from fusedlstm.arrays import dtypes
 from fusedlstm.arrays.host import to_host
+from fusedlstm.backends.kernel_choice import SCAN
 from fusedlstm.cell import LSTMCell
 from fusedlstm.lstm import LSTM
 from fusedlstm.pool import StatePool
@@ -124,6 +125,8 @@ def _sequence(case: _Case) -> Comparison:
     found, resets, states = case.comparison(), case.resets(), case.states(case.B)
     xs, lengths = case.x(_STEPS, case.B), case.integers(_STEPS)
     is_first = None if case.weights.bidirectional else case.flags(_STEPS, case.B)
+    if case.check.kernel == SCAN and set(kernels := case.owner.kernels(_STEPS, case.B)) != {SCAN}:
+        raise AssertionError(f"the LSTM has kernels {kernels} instead of {SCAN}")
     options = {"lengths": lengths, "is_first": is_first, "reset_to": case.given(resets)}
     outputs, finals = case.owner(case.owner.asarray(xs), case.given(states), **options)
     reset_pairs = None if resets is None else _pairs(resets)
