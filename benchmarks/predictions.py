@@ -16,8 +16,9 @@ from pathlib import Path
 from benchmarks import report_markdown
 from benchmarks.blocks import Block, Bullets, Heading, Paragraph, Table
 from benchmarks.constants import Gpu
+from benchmarks.sequence_model import predict_sequence
 from benchmarks.step_model import DTYPES, predict
-from fusedlstm.backends import kernel_choice
+from fusedlstm.backends import kernel_choice, sequence_choice
 
 FOLDER = Path(__file__).parent
 DATE = "2026-11-29"
@@ -64,16 +65,50 @@ def compute() -> dict:
                     "chosen": chosen(arithmetic, B, I, N, P),
                 }
             )
-    return {"about": ABOUT, "date": DATE, "gpu": dataclasses.asdict(Gpu()), "rows": rows}
+    sequences = [_sequence(arithmetic, *shape) for arithmetic in _SCANNED for shape in SEQUENCES]
+    return {"about": ABOUT, "date": DATE, "gpu": dataclasses.asdict(Gpu()), "rows": rows, "sequences": sequences}
+
+
+# The sequences to keep, where a scan is possible.
+SEQUENCES = [(B, N, N) for N in (32, 64, 96, 128) for B in (1, 16, 128, 1024, 2048, 4096, 16384)]
+SEQUENCES += [(B, 1024, 128) for B in (1, 128, 512, 2048)]
+_SCANNED = ("bfloat16", "tf32")
+
+
+def chosen_of_sequences(arithmetic: str, B: int, I: int, N: int) -> str:
+    """Return the kernel that the tables have for sequences."""
+    about = DTYPES[arithmetic], PRECISIONS[arithmetic], _CAPABILITY
+    return sequence_choice.choose(B, (I, N, N), *about, projects=False, forced=None, can_plan=True)
+
+
+def _sequence(arithmetic: str, B: int, I: int, N: int) -> dict:
+    predictions = {
+        kernel: predict_sequence(kernel, B=B, I=I, N=N, arithmetic=arithmetic)
+        for kernel in (*kernels_of(arithmetic), kernel_choice.SCAN)
+    }
+    return {
+        "arithmetic": arithmetic,
+        "B": B,
+        "I": I,
+        "N": N,
+        "kernels": {
+            kernel: {"us": round(1e6 * one.seconds, 2), "of_x": round(1e6 * one.of_x, 2), "bound": one.step.bound}
+            for kernel, one in predictions.items()
+        },
+        "fastest": min(predictions, key=lambda kernel: predictions[kernel].seconds),
+        "chosen": chosen_of_sequences(arithmetic, B, I, N),
+    }
 
 
 def write(folder: Path = FOLDER) -> list[Path]:
     """Write predictions.json and predictions.md into a folder, and return their paths."""
     content = compute()
     data, text = folder / "predictions.json", folder / "predictions.md"
-    lines = ",\n".join(json.dumps(row) for row in content["rows"])
-    head = json.dumps({**content, "rows": []}, indent=1)
-    data.write_text(head.replace('"rows": []', f'"rows": [\n{lines}\n ]') + "\n", encoding="utf-8")
+    written = json.dumps({**content, "rows": [], "sequences": []}, indent=1)
+    for name in ("rows", "sequences"):
+        lines = ",\n".join(json.dumps(row) for row in content[name])
+        written = written.replace(f'"{name}": []', f'"{name}": [\n{lines}\n ]')
+    data.write_text(written + "\n", encoding="utf-8")
     text.write_text(report_markdown.render(_blocks(content)), encoding="utf-8")
     return [data, text]
 
@@ -101,9 +136,38 @@ def _blocks(content: dict) -> list[Block]:
             for row in content["rows"]
             if row["arithmetic"] == arithmetic
         ]
-        title = {"bfloat16": "bfloat16 and float16", "tf32": 'float32, precision="high"'}.get(arithmetic, arithmetic)
-        blocks += [Heading(2, title), Table(["step", *kernels, "fastest", "in the table"], cells)]
-    return blocks
+        blocks += [Heading(2, _title(arithmetic)), Table(["step", *kernels, "fastest", "in the table"], cells)]
+    return blocks + [block for arithmetic in _SCANNED for block in _blocks_of_sequences(content, arithmetic)]
+
+
+def _title(arithmetic: str) -> str:
+    return {"bfloat16": "bfloat16 and float16", "tf32": 'float32, precision="high"'}.get(arithmetic, arithmetic)
+
+
+def _blocks_of_sequences(content: dict, arithmetic: str) -> list[Block]:
+    kernels = [*kernels_of(arithmetic), kernel_choice.SCAN]
+    cells = [
+        [
+            ", ".join(f"{letter} = {row[letter]}" for letter in "BIN"),
+            *(_cell_of_sequences(**row["kernels"][kernel]) for kernel in kernels),
+            row["fastest"],
+            row["chosen"],
+        ]
+        for row in content["sequences"]
+        if row["arithmetic"] == arithmetic
+    ]
+    return [
+        Heading(2, f"Sequences: {_title(arithmetic)}"),
+        Paragraph(
+            "Cells have the microseconds of a step of a long sequence without flags, which sequence_model.py predicts. "
+            "Those of them that x's part of the gates takes, in a launch for many steps, are in brackets."
+        ),
+        Table(["step", *kernels, "fastest", "in the table"], cells),
+    ]
+
+
+def _cell_of_sequences(us: float, of_x: float, bound: str) -> str:
+    return f"{us:.1f}{f' ({of_x:.1f})' if of_x else ''}, {bound}"
 
 
 def _constant(value: float | dict[str, float]) -> str:

@@ -163,15 +163,18 @@ def product(gpu: Gpu, tile: Tile, work: Work, arithmetic: str, resident: float) 
     return _launch(gpu, {most: sum(busiest.values()) / gpu.clock, **shared})
 
 
-def planned(gpu: Gpu, B: int, N: int, arithmetic: str, resident: float) -> Prediction:
-    """Return the time of the kernel after a library's product, which reads gates and c, and writes c and h."""
+def planned(gpu: Gpu, B: int, N: int, arithmetic: str, resident: float, parts: int = 1) -> Prediction:
+    """Return the time of the kernel after a library's product, which reads gates and c, and writes c and h.
+
+    `parts` is how many products the gates are sums of.
+    """
     item, wide = ITEMSIZES[DTYPES[arithmetic]], wide_of(arithmetic)
     rate, name = (gpu.hbm, "HBM") if resident > gpu.l2_size else (gpu.l2, "L2")
     functions, instructions = _EXACT[arithmetic]
     return _launch(
         gpu,
         {
-            name: B * N * (6 * wide + item) / rate,
+            name: B * N * ((2 + 4 * parts) * wide + item) / rate,
             "special functions": B * N * functions / gpu.special / gpu.sms / gpu.clock,
             "issue": B * N * instructions / 32 / gpu.issue / gpu.sms / gpu.clock,
         },
@@ -185,7 +188,7 @@ def wide_of(arithmetic: str) -> int:
 
 # Special functions and instructions of a unit after the product, from the machine code for sm_90: those of FAST in
 # kernels/activations.cuh, and exact ones, which planned.cu and simt.cuh take.
-_FAST = (8, 80)
+FAST = (8, 80)
 _EXACT = {"bfloat16": (10, 160), "tf32": (10, 160), "float32": (10, 160), "float64": (0, 500)}
 
 
@@ -216,7 +219,7 @@ def predict(
         ]
         launches.append(planned(gpu, B, N, arithmetic, resident))
     else:
-        functions, instructions = _EXACT[arithmetic] if kernel == "simt" else _FAST
+        functions, instructions = _EXACT[arithmetic] if kernel == "simt" else FAST
         of_a_sum = {"extra": (2 * wide + item) / 4, "functions": functions / 4, "instructions": instructions / 4}
         works = (dataclasses.replace(gates, **of_a_sum), projection)[: 2 if P else 1]
         multiplied = "float32" if kernel == "simt" and arithmetic == "tf32" else arithmetic

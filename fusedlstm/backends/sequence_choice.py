@@ -9,7 +9,6 @@ show that both give the same bits.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from fusedlstm.backends import kernel_choice
@@ -25,14 +24,11 @@ NAMES = (*kernel_choice.NAMES, SCAN)
 MOST_UNITS = 128  # of a scan, whose block has all units
 _MOST_OF_TF32 = 96  # of a scan on GPUs with little shared memory, where the weights take half of it
 
-_MORE = math.inf
-# For each arithmetic: up to this many units N, sequences of up to this many rows B are scans, in layers with I = N. A
-# model of an H200 predicts it (benchmarks/scan_predictions.py).
-_ROWS: dict[str, tuple[tuple[int, float], ...]] = {
-    "bfloat16": ((MOST_UNITS, _MORE),),
-    "tf32": ((MOST_UNITS, _MORE),),
-}
-_ROWS["float16"] = _ROWS["bfloat16"]
+# Up to this many units N, sequences of up to this many rows B are scans. A model of an H200 predicts it
+# (benchmarks/sequence_model.py). The model knows no other architecture, so all use these tables.
+_ROWS = ((64, 4096), (MOST_UNITS, 2048))
+# For each arithmetic: the most inputs B I of a step. With more, products of another kernel save more than the scan.
+_INPUTS = {"bfloat16": 1 << 20, "float16": 1 << 20, "tf32": 1 << 19}
 
 
 def choose(
@@ -61,19 +57,21 @@ def choose(
         measured: times of the layer's single steps on this GPU, or None. They don't count where the layer scans.
     """
     about = dtype, precision, capability
-    if _scans(B, size[1], *about, projects=projects, forced=forced):
+    if forced == SCAN or (forced is None and _scans(B, size, *about, projects=projects)):
         return SCAN
-    return kernel_choice.runnable_layers(
+    (kernel,) = kernel_choice.runnable_layers(
         B, (size,), *about, forced=of_steps(forced), can_plan=can_plan, measured=(measured,)
-    )[0]
+    )
+    return kernel
 
 
-def _scans(B: int, N: int, dtype: str, precision: str, capability: int, *, projects: bool, forced: str | None) -> bool:
-    if forced is not None:
-        return forced == SCAN
+def _scans(B: int, size: tuple[int, int, int], dtype: str, precision: str, capability: int, *, projects: bool) -> bool:
+    """Return whether a layer can scan on this GPU, and is predicted to be fastest then."""
+    I, N, _ = size
     if _limit(N, dtype, precision, projects=projects) or reason_against_device(N, dtype, precision, capability):
         return False
-    return next(rows for most, rows in _ROWS[kernel_choice.arithmetic(dtype, precision)] if most >= N) >= B
+    rows, inputs = next(rows for most, rows in _ROWS if most >= N), _INPUTS[kernel_choice.arithmetic(dtype, precision)]
+    return rows >= B and inputs >= B * I
 
 
 def of_steps(kernel: str | None) -> str | None:

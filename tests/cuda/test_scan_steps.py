@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMState, StackedWeights
-from fusedlstm.backends.cuda.scan_kernels import LAST, NO_FLAGS, ScanTile, gate_order, scan_tile
+from fusedlstm.backends.cuda.scan_kernels import gate_order
+from fusedlstm.backends.cuda.scan_tiles import LAST, NO_FLAGS, ScanTile, scan_tile
 
 from support.backends import BACKENDS
 from support.on_emulated_gpu import bits, bits_of, nodes_of

@@ -19,6 +19,7 @@ from fusedlstm.backends import kernel_choice, sequence_choice
 from fusedlstm.backends.cuda import (
     kernels,
     scan_kernels,
+    scan_tiles,
     sequence_kernels,
     slot_kernels,
     step_kernels,
@@ -219,8 +220,8 @@ class _Layer:
         """Yield the kernels of scans, without flags, and with either kind of outputs of idle rows."""
         yield weight_kernels.interleave_kernel(self.dtype, self.dtype == np.float32)
         yield scan_kernels.gates_kernel(self.dtype, aligned=True)
-        for flags in (scan_kernels.NO_FLAGS, scan_kernels.ZEROS, scan_kernels.LAST):
-            tile = scan_kernels.scan_tile(B, self._N, self.dtype, self._capability, flags=flags)
+        for flags in (scan_tiles.NO_FLAGS, scan_tiles.ZEROS, scan_tiles.LAST):
+            tile = scan_tiles.scan_tile(B, self._N, self.dtype, self._capability, flags=flags)
             (width,) = _widths((self._N,), pairs=True, odd=False)
             yield scan_kernels.scan_kernel(tile, self.dtype, self._functions, *self._options, flags, width)
 
