@@ -32,7 +32,7 @@ _ROOMY = frozenset({80, 87, 90, 100, 103, 110})
 _MORE = math.inf
 _LARGE, _MEDIUM, _SMALL = TENSOR
 # For each arithmetic: the kernel for up to this many rows B and this many units N, in a cell with I = N. A model of
-# an H200 predicts it (benchmarks/predictions.py). The model knows no other architecture, so all use this table. Where
+# an H200 predicts it (benchmarks/step_model.py). The model knows no other architecture, so all use this table. Where
 # two kernels are within a tenth of each other, the neighbouring entries decide.
 _TABLE: dict[str, Table] = {
     "bfloat16": (
