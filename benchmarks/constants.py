@@ -71,6 +71,9 @@ class Gpu:
             product through five dependent functions to the stored h it is 0.25 us.
         trip: seconds from a load that hits the L2 until its K-tile has been multiplied.
         latency: seconds of a load that hits the L2, which is assumed to take 290 clocks.
+        chain: seconds from the sums of a unit to its h in shared memory, as in `fill`.
+        mma: seconds from one mma to the next one that adds to its sums, which is assumed to take 33 clocks.
+        barrier: seconds of a barrier of a block, which is assumed to take 40 clocks.
     """
 
     sms: int = 132
@@ -93,3 +96,6 @@ class Gpu:
     fill: float = 1.0e-6
     trip: float = 0.3e-6
     latency: float = 0.17e-6
+    chain: float = 0.25e-6
+    mma: float = 19e-9
+    barrier: float = 24e-9

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusedlstm import log
 from fusedlstm.arrays.exchange import Exchange, in_order, is_native
-from fusedlstm.backends import kernel_choice
+from fusedlstm.backends import kernel_choice, sequence_choice
 from fusedlstm.backends.select import choose
 from fusedlstm.backends.sequence_run import MASKED_OUTPUTS, SequenceRun
 from fusedlstm.layers import Layers
@@ -48,7 +48,10 @@ class LSTM(Sequenceable):
             whatever the lengths and resets of other rows.
         kernel: the kernel of every layer's steps on a GPU, as in LSTMCell. With None, measured times or a table choose
             for each layer. In a Stepper or a pool, all layers use "matmul" if one would, unless measured times say that
-            the other kernels are faster in total.
+            the other kernels are faster in total. Here, the name may also be "scan", for sequences alone. It takes many
+            steps in two launches, for layers of up to 128 units without a projection, in float16, bfloat16, and float32
+            with precision="high". With None, a table says which sequences scan. Single steps, Steppers and pools choose
+            as without a name. Their last bits may differ from those of a scan.
 
     Raises:
         TypeError: `weights` is not a StackedWeights or an LSTMWeights, a flag is not a bool, or `kernel` is not a str.
@@ -84,7 +87,9 @@ class LSTM(Sequenceable):
         self._batch_first, self._width = batch_first, weights.output_size
         self._backend = choose(backend)
         check_bool("batch_invariant", batch_invariant)
-        kernel_choice.check(kernel, weights.dtype.name, precision, batch_invariant=batch_invariant)
+        no_scan = sequence_choice.reason_against(weights.layers, precision)
+        about = weights.dtype.name, precision
+        kernel_choice.check(kernel, *about, batch_invariant=batch_invariant, no_scan=no_scan)
         self._checks = SequenceChecks(self._backend, weights, _MAKER, batch_first=batch_first)
         self._layers = Layers(self._backend, weights, precision, batch_invariant=batch_invariant, kernel=kernel)
         self._known = Signatures()  # signatures of (x, states) that passed the checks
@@ -147,6 +152,23 @@ class LSTM(Sequenceable):
             check_same_form(f"weights.layers[{index}]", *layers)
         with in_order(self._backend):
             self._layers.engines, self._weights = self._exchanged(weights), weights
+
+    def kernels(self, steps: int, batch: int) -> tuple[str, ...]:
+        """Return the kernel of each layer and direction in sequences of T steps and B rows.
+
+        These are "numpy", or on a GPU names from `kernel`. They don't depend on T so far.
+
+        Args:
+            steps: T, at least 1.
+            batch: B, at least 1.
+
+        Raises:
+            TypeError: an argument is not an int.
+            ValueError: an argument is less than 1.
+            BackendUnavailableError: steps can't be planned on this GPU; the message says why.
+        """
+        check_size("steps", steps, 1)
+        return self._layers.kernels(check_size("batch", batch, 1))
 
     def step(
         self,

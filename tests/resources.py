@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from fusedlstm.backends.cuda import kernels as launch
-from fusedlstm.backends.cuda import scan_kernels, slot_kernels, tiles, weight_kernels
+from fusedlstm.backends.cuda import scan_kernels, scan_tiles, slot_kernels, tiles, weight_kernels
 from fusedlstm.backends.cuda import sequence_kernels as sequence_launches
 from fusedlstm.backends.cuda import step_kernels as step_launches
 from fusedlstm.backends.kernel_choice import TENSOR
@@ -178,7 +178,7 @@ def sequence_kernels():
 
 # The dtypes of scan.cu, and its tiles with the most registers: of 8 rows, and of more.
 SCAN_DTYPES = [dtype for dtype in DTYPES if dtype.itemsize < 8]
-SCAN_TILES = [scan_kernels.ScanTile(128, rows) for rows in (8, 16)]
+SCAN_TILES = [scan_tiles.ScanTile(128, rows) for rows in (8, 16)]
 
 
 def gates_kernels():
@@ -189,16 +189,16 @@ def gates_kernels():
 def scan_kernels_on(architecture):
     """Yield scans without options and with all of them; for ARCHITECTURE_OF_OPTIONS, also other tiles and functions."""
     for dtype, tile in product(SCAN_DTYPES, SCAN_TILES):
-        yield scan_kernels.scan_kernel(tile, dtype, PLAIN, False, False, scan_kernels.NO_FLAGS, 2)
-        yield scan_kernels.scan_kernel(tile, dtype, PLAIN, True, True, scan_kernels.LAST, 2)
+        yield scan_kernels.scan_kernel(tile, dtype, PLAIN, False, False, scan_tiles.NO_FLAGS, 2)
+        yield scan_kernels.scan_kernel(tile, dtype, PLAIN, True, True, scan_tiles.LAST, 2)
     if architecture != ARCHITECTURE_OF_OPTIONS:
         return
     of_bfloat16, of_float32 = SCAN_DTYPES[-1], SCAN_DTYPES[0]
     for dtype, units, rows in product((of_float32, of_bfloat16), (32, 64, 96), (8, 64)):
-        tile = scan_kernels.ScanTile(units, rows)
-        yield scan_kernels.scan_kernel(tile, dtype, PLAIN, True, True, scan_kernels.ZEROS, 1)
+        tile = scan_tiles.ScanTile(units, rows)
+        yield scan_kernels.scan_kernel(tile, dtype, PLAIN, True, True, scan_tiles.ZEROS, 1)
     for functions in (*GENERALS[::3], Functions(zoneout_c=0.1, zoneout_h=0.2)):
-        yield scan_kernels.scan_kernel(SCAN_TILES[0], of_bfloat16, functions, True, True, scan_kernels.LAST, 2)
+        yield scan_kernels.scan_kernel(SCAN_TILES[0], of_bfloat16, functions, True, True, scan_tiles.LAST, 2)
 
 
 def rounding_kernels():

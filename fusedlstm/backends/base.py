@@ -62,6 +62,9 @@ class SequenceEngine(Protocol):
         earlier uploads of host arrays are still under way.
         """
 
+    def kernels(self, engines: Sequence[Any], B: int) -> tuple[str, ...]:
+        """Return the kernel of each layer and direction for B rows: of `sequence_choice.NAMES`, or "numpy"."""
+
 
 class InPlaceEngine(Protocol):
     """A batch of B rows whose buffers stay in place, and what all layers do to its state.
@@ -77,7 +80,7 @@ class InPlaceEngine(Protocol):
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """The kernel of each layer and direction: one of `kernel_choice.NAMES`, or "numpy"."""
+        """The kernel that steps each layer: one of `sequence_choice.NAMES`, or "numpy"."""
 
     def run(self, engines: Sequence[Any]) -> None:
         """Step with these engines, one for each layer and direction. Their weights may be new since the last call."""

@@ -2,6 +2,8 @@
 
 "matmul" is one cuBLASLt product, or two cuBLAS products in a plain call, followed by one kernel. The others do a whole
 step in one kernel, tile by tile: "tensor_large", "tensor_medium" and "tensor_small" on tensor cores, "simt" with fma.
+
+Sequences may also use "scan", which does many steps at once: see `sequence_choice`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 TENSOR = ("tensor_large", "tensor_medium", "tensor_small")
 NAMES = ("matmul", *TENSOR, "simt")
+SCAN = "scan"  # for sequences alone
 ROWS_OF_A_POOL = 1024  # a pool's kernels are chosen for steps of this many rows, or of all slots if it has fewer
 OLDEST = 80  # the compute capability 8.0, as CuPy writes it: tiles need its cp.async and mma
 # Compute capabilities of GPUs whose multiprocessors have at least 164 KiB of shared memory. The others have 100.
@@ -29,7 +32,7 @@ _ROOMY = frozenset({80, 87, 90, 100, 103, 110})
 _MORE = math.inf
 _LARGE, _MEDIUM, _SMALL = TENSOR
 # For each arithmetic: the kernel for up to this many rows B and this many units N, in a cell with I = N. A model of
-# an H200 predicts it (benchmarks/predictions.py). The model knows no other architecture, so all use this table. Where
+# an H200 predicts it (benchmarks/step_model.py). The model knows no other architecture, so all use this table. Where
 # two kernels are within a tenth of each other, the neighbouring entries decide.
 _TABLE: dict[str, Table] = {
     "bfloat16": (
@@ -216,8 +219,8 @@ def arithmetic(dtype: str, precision: str) -> str:
 
 
 def reason_against(kernel: str, dtype: str, precision: str) -> str | None:
-    """Return why a kernel can't step this dtype at this precision, or None if it can."""
-    if kernel in TENSOR and arithmetic(dtype, precision) not in ("tf32", "float16", "bfloat16"):
+    """Return why a kernel can't step this dtype at this precision, or None if it can. "scan" has more limits."""
+    if kernel in (*TENSOR, SCAN) and arithmetic(dtype, precision) not in ("tf32", "float16", "bfloat16"):
         return f'{kernel} multiplies float16, bfloat16, and float32 with precision="high" only'
     if kernel == "simt" and dtype not in ("float32", "float64"):
         return "simt multiplies float32 and float64 only"
@@ -252,8 +255,15 @@ def invariant(dtype: str, precision: str) -> str:
     return "tensor_medium" if reason_against("tensor_medium", dtype, precision) is None else "simt"
 
 
-def check(value: Any, dtype: str, precision: str, *, batch_invariant: bool) -> None:
+_NO_SEQUENCES = "scan runs whole sequences, so only an LSTM can use it"
+
+
+def check(
+    value: Any, dtype: str, precision: str, *, batch_invariant: bool, no_scan: str | None = _NO_SEQUENCES
+) -> None:
     """Raise unless the argument `kernel` of a cell or an LSTM is None, or a name that the other options allow.
+
+    `no_scan` is why it can't be "scan", or None if it can.
 
     Raises:
         TypeError: it is neither a str nor None.
@@ -263,12 +273,13 @@ def check(value: Any, dtype: str, precision: str, *, batch_invariant: bool) -> N
         return
     if not isinstance(value, str):
         fail(TypeError, "kernel", "a str or None", describe_type(value))
-    if value not in NAMES:
-        fail(ValueError, "kernel", f"None or one of {_listed(NAMES)}", repr(value))
+    names = NAMES if no_scan else (*NAMES, SCAN)
+    if value not in (*NAMES, SCAN):
+        fail(ValueError, "kernel", f"None or one of {_listed(names)}", repr(value))
     of = f'{dtype}, precision="{precision}"' if dtype == "float32" else dtype
-    reason = reason_against(value, dtype, precision)
+    reason = no_scan if value == SCAN else reason_against(value, dtype, precision)
     if reason is not None:
-        fitting = tuple(name for name in NAMES if reason_against(name, dtype, precision) is None)
+        fitting = tuple(name for name in names if reason_against(name, dtype, precision) is None)
         fail(ValueError, "kernel", f"None or one of {_listed(fitting)} for {of}", repr(value), reason)
     if batch_invariant and value != (only := invariant(dtype, precision)):
         hint = "Batch-invariant steps always use this kernel, which sums every row in the same order"

@@ -21,7 +21,7 @@ class Use:
         weights: LSTMWeights or StackedWeights. Their numbers don't matter.
         precision: as in LSTMCell.
         batch_invariant: as in LSTMCell.
-        kernel: as in LSTMCell.
+        kernel: as in LSTM.
         batches: numbers of rows of cells, sequences and Steppers, and the most rows of pools' steps; None for any.
         objects: some of OBJECTS.
         contiguous: whether all arrays that are passed are contiguous. If not, they may have any strides.

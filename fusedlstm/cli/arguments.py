@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import fusedlstm
 from fusedlstm.arrays import dtypes
-from fusedlstm.backends import kernel_choice
+from fusedlstm.backends import sequence_choice
 from fusedlstm.selftest import arithmetics
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _add_selftest(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--kernel",
         action="append",
-        choices=kernel_choice.NAMES,
+        choices=sequence_choice.NAMES,
         help="a kernel to test on a GPU; may be repeated; default: all that serve the dtype, and NumPy",
     )
     command.add_argument(
@@ -143,7 +143,7 @@ def _add_compile(add: Callable[..., argparse.ArgumentParser]) -> None:
         "default: for any number of rows",
     )
     command.add_argument("--batch-invariant", action="store_true", help="as in LSTMCell")
-    command.add_argument("--kernel", choices=kernel_choice.NAMES, help="as in LSTMCell; default: the table's choice")
+    command.add_argument("--kernel", choices=sequence_choice.NAMES, help="as in LSTM; default: the table's choice")
     command.add_argument(
         "--contiguous",
         action="store_true",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.backends import kernel_choice, select
+from fusedlstm.backends import kernel_choice, select, sequence_choice
 from fusedlstm.backends.uses import Use
 from fusedlstm.selftest.needs import uses_of_all
 from fusedlstm.stacked import load_weights
 from fusedlstm.validation.arguments import fail
+from fusedlstm.validation.weights import as_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,8 +66,9 @@ def _uses(path: str, names: Sequence[str] | None, options: dict[str, Any]) -> li
     weights = load_weights(path)
     found = [weights.astype(name) for name in names or [weights.dtype.name]]
     for each in found:
-        about = options["precision"]
-        kernel_choice.check(options["kernel"], each.dtype.name, about, batch_invariant=options["batch_invariant"])
+        precision, invariant = options["precision"], options["batch_invariant"]
+        no_scan = sequence_choice.reason_against(as_layers(each).layers, precision)
+        kernel_choice.check(options["kernel"], each.dtype.name, precision, batch_invariant=invariant, no_scan=no_scan)
     return [Use(each, **options) for each in found]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import fusedlstm
 from fusedlstm.arrays import dtypes
 from fusedlstm.atomic_write import check_target
-from fusedlstm.backends import kernel_choice, select
+from fusedlstm.backends import kernel_choice, select, sequence_choice
 from fusedlstm.cli.compile import compile_first
 from fusedlstm.selftest import arithmetics
 from fusedlstm.selftest.arithmetics import ARITHMETICS
@@ -93,7 +93,7 @@ def _unavailable(device: str) -> str | None:
 def _checks(devices: Sequence[str], names: Sequence[str] | None, kernels: Sequence[str] | None) -> list[Check]:
     """Return the checks of these options. Raise ValueError if none fits."""
     names = arithmetics.NAMES if names is None else tuple(dict.fromkeys(names))
-    wanted = kernel_choice.NAMES if kernels is None else kernels
+    wanted = sequence_choice.NAMES if kernels is None else kernels
     checks = [check for device in devices for check in checks_on(device, names, wanted)]
     if not checks and devices == [NUMPY]:
         fail(ValueError, "--dtype", "another dtype with --backend numpy", names[0], "NumPy multiplies float32 as IEEE")

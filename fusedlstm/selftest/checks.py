@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 NUMPY = "numpy"  # in the place of a kernel's name
-# Numbers of rows. "tensor_small" and "simt" have other tiles for few rows.
+# Numbers of rows. "tensor_small" and "simt" have other tiles for few rows, and "scan" for many.
 ROWS = {
     NUMPY: (5, 70),
     "matmul": (5, 70),
@@ -23,6 +23,7 @@ ROWS = {
     "tensor_medium": (70,),
     "tensor_small": (5, 40),
     "simt": (5, 70),
+    "scan": (1030, 5),
 }
 _MANY_ROWS = 2049  # for the largest tile of "simt"
 # Forms of cells for each object, with options of Check.
@@ -39,6 +40,8 @@ _FORMS: dict[str, list[tuple[str, dict[str, bool]]]] = {
     ],
     "pool": [("plain", {}), *((form, _HOST) for form in CELLS), ("projection", {}), ("layers", {})],
 }
+_UNPROJECTED = [(form, _TO_STATE) for form in CELLS if "projection" not in form]
+_SCANNED = {"sequence": [("plain", {}), *_UNPROJECTED, ("layers", _TO_STATE), ("both directions", {})]}
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Check:
         device: "numpy" or "cuda:<index>".
         kind: one of OBJECTS.
         arithmetic: a name in `arithmetics.ARITHMETICS`.
-        kernel: a name in `kernel_choice.NAMES`, or NUMPY.
+        kernel: a name in `sequence_choice.NAMES`, or NUMPY.
         form: the weights, as `cells.weights_of` takes them.
         B: the number of rows.
         to_state: whether rows are reset to a state instead of zeros.
@@ -110,7 +113,7 @@ def checks_on(device: str, names: Sequence[str], kernels: Sequence[str]) -> Iter
         about = arithmetic.dtype, arithmetic.precision
         fitting = (NUMPY,) if on_cpu else [k for k in kernels if kernel_choice.reason_against(k, *about) is None]
         for kind, kernel in itertools.product(OBJECTS, fitting):
-            for form, options in _FORMS[kind]:
+            for form, options in _SCANNED.get(kind, []) if kernel == kernel_choice.SCAN else _FORMS[kind]:
                 if on_cpu and kind == "pool" and not options:  # there, all slots are on the host
                     continue
                 every = form == CELLS[0] and not options

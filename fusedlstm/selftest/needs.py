@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fusedlstm.arrays import dtypes
-from fusedlstm.backends import kernel_choice
+from fusedlstm.backends import kernel_choice, sequence_choice
 from fusedlstm.backends.uses import Use
 from fusedlstm.selftest import arithmetics
 from fusedlstm.selftest.arithmetics import ARITHMETICS
@@ -34,7 +34,7 @@ def uses_of(checks: Iterable[Check]) -> list[Use]:
 def uses_of_all(capability: int) -> list[Use]:
     """Return a Use for each check that GPUs of a compute capability can run, in the dtypes that this machine has."""
     old = kernel_choice.reason_against_device(capability) is not None
-    checks = checks_on("cuda", arithmetics.NAMES, ("matmul",) if old else kernel_choice.NAMES)
+    checks = checks_on("cuda", arithmetics.NAMES, ("matmul",) if old else sequence_choice.NAMES)
     return uses_of(check for check in checks if _is_known(ARITHMETICS[check.arithmetic].dtype))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from fusedlstm.arrays import dtypes
 from fusedlstm.arrays.host import to_host
+from fusedlstm.backends.kernel_choice import SCAN
 from fusedlstm.cell import LSTMCell
 from fusedlstm.lstm import LSTM
 from fusedlstm.pool import StatePool
@@ -120,10 +121,16 @@ def _cell(case: _Case) -> Comparison:
 
 
 def _sequence(case: _Case) -> Comparison:
-    """Run sequences of several lengths, with resets if there is one direction, in a call and in a Sequencer."""
+    """Run whole sequences, and take one step. Then run sequences of several lengths, in a call and in a Sequencer.
+
+    If there is one direction, these have resets. The Sequencer repeats the last outputs of rows that end.
+    """
     found, resets, states = case.comparison(), case.resets(), case.states(case.B)
     xs, lengths = case.x(_STEPS, case.B), case.integers(_STEPS)
     is_first = None if case.weights.bidirectional else case.flags(_STEPS, case.B)
+    if case.check.kernel == SCAN and set(kernels := case.owner.kernels(_STEPS, case.B)) != {SCAN}:
+        raise AssertionError(f"the LSTM has kernels {kernels} instead of {SCAN}")
+    _whole_sequence(case, found, xs, states)
     options = {"lengths": lengths, "is_first": is_first, "reset_to": case.given(resets)}
     outputs, finals = case.owner(case.owner.asarray(xs), case.given(states), **options)
     reset_pairs = None if resets is None else _pairs(resets)
@@ -131,13 +138,35 @@ def _sequence(case: _Case) -> Comparison:
     found.add(outputs, wanted)
     found.add_states(finals, pairs)
     flags = {} if is_first is None else {"is_first": is_first}
-    sequencer = case.owner.sequencer(
-        _STEPS, case.B, lengths=True, is_first=bool(flags), reset_to=options["reset_to"] if flags else None
-    )
+    about = {"lengths": True, "is_first": bool(flags), "reset_to": options["reset_to"] if flags else None}
+    sequencer = case.owner.sequencer(_STEPS, case.B, masked_outputs="last", **about)
     sequencer.write(case.given(states))
-    found.add(sequencer.run(case.owner.asarray(xs), lengths=lengths, **flags), wanted)
+    repeated = _repeated(wanted, lengths, case.weights.layers[-1].output_size)
+    found.add(sequencer.run(case.owner.asarray(xs), lengths=lengths, **flags), repeated)
     found.add_states(case.taken(sequencer.read()), pairs)
     return found
+
+
+def _whole_sequence(case: _Case, found: Comparison, xs: NumpyArray, states: Sequence[LSTMState]) -> None:
+    """Take all steps without resets, and the first step alone if there is one direction."""
+    outputs, finals = case.owner(case.owner.asarray(xs), case.given(states))
+    wanted, pairs = reference.sequence(case.weights, xs, _pairs(states), np.full(case.B, _STEPS), None, None)
+    found.add(outputs, wanted)
+    found.add_states(finals, pairs)
+    if not case.weights.bidirectional:
+        output, finals = case.owner.step(case.owner.asarray(xs[0]), case.given(states))
+        wanted, pairs = reference.step(case.weights, xs[0], _pairs(states), None, None)
+        found.add(output, wanted)
+        found.add_states(finals, pairs)
+
+
+def _repeated(outputs: NumpyArray, lengths: NumpyArray, P: int) -> NumpyArray:
+    """Return outputs of which the forward direction's last ones are repeated. A backward direction ends with none."""
+    outputs = outputs.copy()
+    for row, length in enumerate(lengths):
+        if length:
+            outputs[length:, row, :P] = outputs[length - 1, row, :P]
+    return outputs
 
 
 def _stepper(case: _Case) -> Comparison:

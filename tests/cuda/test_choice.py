@@ -1,21 +1,23 @@
-"""The kernels of a GPU's step: names are checked alike on every backend, and a table chooses one."""
+"""The kernels of a GPU's steps: names are checked alike on every backend, and tables choose one."""
 
 import copy
+import itertools
 import pickle
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, StatePool
 from fusedlstm.backends import kernel_choice as choice
-from fusedlstm.backends import select
+from fusedlstm.backends import select, sequence_choice
 from fusedlstm.backends.cuda.runtime import probe
+from fusedlstm.backends.cuda.scan_tiles import LAST, scan_tile
 
 from support.backends import needs_cuda
 
-ALL = "'matmul', 'tensor_large', 'tensor_medium', 'tensor_small', 'simt'"
 TENSOR_ONLY = 'multiplies float16, bfloat16, and float32 with precision="high" only'
 
 # The dtype, the options, the error and its whole message.
@@ -30,7 +32,7 @@ BAD = {
         "float32",
         {"kernel": "tensor"},
         ValueError,
-        f"kernel: wanted None or one of {ALL}; got 'tensor'",
+        "kernel: wanted None or one of 'matmul', 'tensor_large', 'tensor_medium', 'tensor_small', 'simt'; got 'tensor'",
     ),
     "tensor cores for IEEE float32": (
         "float32",
@@ -49,8 +51,19 @@ BAD = {
         "float16",
         {"kernel": "simt"},
         ValueError,
-        "kernel: wanted None or one of 'matmul', 'tensor_large', 'tensor_medium', 'tensor_small' for float16; "
+        "kernel: wanted None or one of 'matmul', 'tensor_large', 'tensor_medium', 'tensor_small'{scan} for float16; "
         "got 'simt'. simt multiplies float32 and float64 only",
+    ),
+}
+# The sizes and options of weights, the dtype, the options, and the last words of the message.
+NO_SCANS = {
+    "IEEE float32": ((3, 4), {}, "float32", {}, f"scan {TENSOR_ONLY}"),
+    "float64": ((3, 4), {}, "float64", {"precision": "high"}, f"scan {TENSOR_ONLY}"),
+    "many units": ((3, 129), {}, "float16", {}, "scan has at most 128 units, and a layer has 129 (layers[0])"),
+    "a projection": ((3, 4), {"proj_size": 4}, "float16", {}, "scan has no projection (layers[0])"),
+    "batch invariance": (
+        *((3, 4), {}, "float16", {"batch_invariant": True}),
+        "Batch-invariant steps always use this kernel, which sums every row in the same order",
     ),
 }
 BAD_INVARIANT = {
@@ -70,7 +83,94 @@ def test_bad_kernels(name, kind, backend):
     dtype, options, error, message = BAD[name]
     with pytest.raises(error) as caught:
         make(kind, backend, dtype, **options)
-    assert str(caught.value) == message
+    scans = kind is LSTM and dtype == "float16"
+    assert str(caught.value) == message.format(scan=", 'scan'" * scans)
+
+
+@pytest.mark.parametrize("name", NO_SCANS)
+def test_layers_that_cannot_scan(name, backend):
+    sizes, options, dtype, more, words = NO_SCANS[name]
+    weights = StackedWeights.random(*sizes, num_layers=2, seed=0, dtype=dtype, **options)
+    with pytest.raises(ValueError, match="^kernel: wanted None or") as caught:
+        LSTM(weights, backend=backend, kernel="scan", **more)
+    assert f"; got 'scan'. {words}" in str(caught.value)
+
+
+def test_cells_cannot_scan(backend):
+    wanted = (
+        "kernel: wanted None or one of 'matmul', 'tensor_large', 'tensor_medium', 'tensor_small' for float16; "
+        "got 'scan'. scan runs whole sequences, so only an LSTM can use it"
+    )
+    with pytest.raises(ValueError) as caught:
+        make(LSTMCell, backend, "float16", kernel="scan")
+    assert str(caught.value) == wanted
+
+
+def test_lstms_name_their_kernels(backend):
+    """A forced scan is for sequences. Steppers, pools and steps have the kernel that they have without a name."""
+    on_cpu, weights = backend == "numpy", StackedWeights.random(3, 4, num_layers=2, seed=0, dtype="float16")
+    for options, wanted in (({"kernel": "scan"}, "scan"), ({}, "scan"), ({"batch_invariant": True}, "tensor_medium")):
+        lstm = LSTM(weights, backend=backend, **options)
+        names = ("numpy" if on_cpu else wanted,) * 2
+        assert lstm.kernels(1, 1) == lstm.kernels(100, 5) == lstm.sequencer(7, 5).kernels == names
+        of_steps = LSTM(weights, backend=backend, **({} if "kernel" in options else options))
+        assert lstm.stepper(5).kernels == of_steps.stepper(5).kernels != ("scan",) * 2
+        assert StatePool(lstm, 8).kernels(5) == StatePool(of_steps, 8).kernels(5)
+    for name in ("tensor_small", "matmul"):
+        assert LSTM(weights, backend=backend, kernel=name).kernels(9, 5) == (("numpy" if on_cpu else name),) * 2
+    for sizes, error in (((0, 1), ValueError), ((1, 0), ValueError), ((1.0, 1), TypeError), ((1, None), TypeError)):
+        with pytest.raises(error, match="^(steps|batch): wanted"):
+            lstm.kernels(*sizes)
+
+
+def choose(B, I, N, dtype="bfloat16", capability=90, *, precision="high", projects=False, forced=None):
+    about = dtype, precision, capability
+    return sequence_choice.choose(B, (I, N, N), *about, projects=projects, forced=forced, can_plan=True)
+
+
+@pytest.mark.parametrize(
+    ("scans", "others"),
+    [
+        ({"B": 4096, "N": 64}, {"B": 4097, "N": 64}),
+        ({"B": 2048, "N": 128}, {"B": 2049, "N": 65}),
+        ({"N": 128}, {"N": 129}),
+        ({"B": 1024, "I": 1024}, {"B": 1024, "I": 1025}),
+        ({"B": 512, "I": 1024, "dtype": "float32"}, {"B": 513, "I": 1024, "dtype": "float32"}),
+        ({"N": 96, "dtype": "float32", "capability": 86}, {"N": 97, "dtype": "float32", "capability": 86}),
+        ({"N": 128, "dtype": "float32", "capability": 90}, {"dtype": "float32", "precision": "highest"}),
+        ({"dtype": "float16", "capability": 120}, {"dtype": "float64"}),
+        ({"capability": 80}, {"capability": 75}),
+        ({"forced": "scan", "B": 1 << 20}, {"forced": "tensor_small"}),
+        ({}, {"projects": True}),
+    ],
+)
+def test_which_sequences_scan(scans, others):
+    """Others have the kernel of single steps."""
+    usual = {"B": 1, "I": 8, "N": 8}
+    assert choose(**usual | scans) == "scan"
+    asked = {"dtype": "bfloat16", "precision": "high", "capability": 90, "forced": None, **usual, **others}
+    B, I, N, dtype, precision = (asked[name] for name in ("B", "I", "N", "dtype", "precision"))
+    wanted = choice.choose(B, I, N, N, dtype, precision, asked["capability"], forced=asked["forced"])
+    assert choose(**usual | others) == wanted != "scan"
+
+
+@pytest.mark.parametrize("capability", [80, 86, 87, 89, 90, 100, 103, 110, 120])
+def test_scans_fit_into_shared_memory(capability):
+    """Wherever a scan is allowed, a block of few rows fits, with flags or without."""
+    for dtype, N in itertools.product(("float16", "float32"), (1, 32, 33, 96, 97, 128)):
+        if sequence_choice.reason_against_device(N, dtype, "high", capability) is None:
+            assert {scan_tile(B, N, np.dtype(dtype), capability, flags=LAST).rows for B in (1, 9999)} <= {8, 16, 32, 64}
+
+
+@needs_cuda
+def test_scans_are_refused_on_a_small_gpu(monkeypatch):
+    from fusedlstm.backends.cuda.backend import CudaBackend
+
+    weights = LSTMWeights.random(3, 97, seed=0)
+    for capability, words in ((75, "steps in one kernel need .*"), (86, "with TF32, scan has at most 96 units .* 97")):
+        monkeypatch.setattr(CudaBackend, "_capability", capability)
+        with pytest.raises(RuntimeError, match=rf"^kernel='scan' can't run on cuda:0: {words}$"):
+            LSTM(weights, backend="cuda", precision="high", kernel="scan")
 
 
 @pytest.mark.parametrize("name", BAD_INVARIANT)

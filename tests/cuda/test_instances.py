@@ -60,3 +60,22 @@ CASES = [
 def test_listed_instances_are_loaded(name, dtype, kernel, monkeypatch):
     use = Use(weights_of(name, dtype), kernel=kernel, batches=(5, 40))
     assert compared(use, monkeypatch) == (set(), set())
+
+
+@pytest.mark.parametrize("name", ["aligned", pytest.param("zoneout", marks=pytest.mark.nightly), "both directions"])
+def test_listed_instances_of_scans(name, monkeypatch):
+    """Few rows and many are in other tiles. Single steps have the table's kernels."""
+    dtype, precision = ("float32", "high") if name == "aligned" else ("bfloat16", "highest")
+    use = Use(
+        weights_of(name, dtype), precision, kernel="scan", batches=(5, 1100), objects=("sequence",), contiguous=True
+    )
+    assert compared(use, monkeypatch) == (set(), set())
+
+
+def test_scans_are_listed_where_they_run():
+    from fusedlstm.backends.cuda.instances import instances
+
+    wide = Use(LSTMWeights.random(8, 97, seed=0), "high", kernel="scan", objects=("sequence",))
+    assert any(kernel.file == "scan.cu" for kernel in instances(wide, 90))
+    with pytest.raises(ValueError, match="^kernel 'scan' can't run there: with TF32, scan has at most 96 units"):
+        instances(wide, 86)

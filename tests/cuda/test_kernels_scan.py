@@ -11,7 +11,8 @@ import pytest
 
 from fusedlstm import lstm_pointwise
 from fusedlstm.backends.cuda.arguments import GatesArguments
-from fusedlstm.backends.cuda.scan_kernels import LAST, NO_FLAGS, ZEROS, ScanTile, gate_order, gates_kernel
+from fusedlstm.backends.cuda.scan_kernels import gate_order, gates_kernel
+from fusedlstm.backends.cuda.scan_tiles import LAST, NO_FLAGS, ZEROS, ScanTile
 from fusedlstm.functions import Functions
 
 from emulation import FORWARD, REVERSE, Module, preempting

@@ -1,13 +1,12 @@
 """Whole sequences on the emulated GPU, with kernels/gates.cu and scan.cu in place of a launch for each step."""
 
-import importlib
-
 import ml_dtypes
 import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMState, StackedWeights
-from fusedlstm.backends.cuda.scan_kernels import LAST, NO_FLAGS, ScanTile, gate_order, scan_fits, scan_tile
+from fusedlstm.backends.cuda.scan_kernels import gate_order
+from fusedlstm.backends.cuda.scan_tiles import LAST, NO_FLAGS, ScanTile, scan_tile
 
 from support.backends import BACKENDS
 from support.on_emulated_gpu import bits, bits_of, nodes_of
@@ -18,26 +17,11 @@ pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fa
 B, I, N = 11, 6, 10
 
 
-@pytest.fixture
-def _scanning(monkeypatch):
-    """Step all layers of sequences by scans. Single steps still use the cells' kernels."""
-    # Import it now. Otherwise it would keep the patched function.
-    importlib.import_module("fusedlstm.backends.cuda.sequencer")
-
-    def scans(engines, rows):
-        from fusedlstm.backends.cuda.scan_steps import can_scan
-
-        assert all(map(can_scan, engines))
-        return ("scan",) * len(engines)
-
-    monkeypatch.setattr("fusedlstm.backends.cuda.chunked_sequence.kernels_of", scans)
-
-
-def make(layers=2, *, dtype="bfloat16", seed=0, **options):
-    """Return an LSTM whose single steps sum in the order of scan.cu."""
+def make(layers=2, *, kernel="scan", dtype="bfloat16", seed=0, **options):
+    """Return an LSTM that scans, or one whose single steps sum in the order of a scan, with "tensor_medium"."""
     precision = {"precision": "high"} if dtype == "float32" else {}
     weights = StackedWeights.random(I, N, layers, seed=seed, dtype=dtype, **options)
-    return LSTM(weights, backend="cuda", kernel="tensor_medium", **precision)
+    return LSTM(weights, backend="cuda", kernel=kernel, **precision)
 
 
 def arguments(lstm, T, rows=B, seed=0):
@@ -69,28 +53,26 @@ CELLS = {
 }
 
 
-@pytest.mark.usefixtures("_scanning")
 @pytest.mark.parametrize("name", CELLS)
 def test_scans_have_the_bits_of_steps(name):
-    lstm = make(**CELLS[name])
+    lstm, stepping = (make(kernel=kernel, **CELLS[name]) for kernel in ("scan", "tensor_medium"))
     xs, states = arguments(lstm, 21)
     is_first = np.random.default_rng(1).random((21, B)) < 0.3
     reset_to = arguments(lstm, 1, 1, seed=2)[1]
     for options in ({}, {"is_first": is_first}, {"is_first": is_first, "reset_to": reset_to}):
-        assert bits_of_call(lstm(xs, states, **options)) == bits_of_call(by_steps(lstm, xs, states, **options))
+        assert bits_of_call(lstm(xs, states, **options)) == bits_of_call(by_steps(stepping, xs, states, **options))
 
 
 @pytest.mark.parametrize("rule", ["zero", "last"])
 @pytest.mark.parametrize("shape", ["reverse", "bidirectional"])
-def test_scans_of_marked_rows(shape, rule, request, monkeypatch):
+def test_scans_of_marked_rows(shape, rule, monkeypatch):
     """Lengths, masks and resets in both directions give the bits of a launch for each step."""
     rng, T = np.random.default_rng(0), 7
     about = {"masked_outputs": rule, "reverse": shape == "reverse", "is_first": rng.random((T, B)) < 0.3}
     wanted = []
     for marks in ({"lengths": rng.integers(0, T + 1, B)}, {"mask": rng.random((T, B)) < 0.7}):
-        lstm = make(bidirectional=shape == "bidirectional")
+        lstm = make(bidirectional=shape == "bidirectional", kernel="tensor_medium")
         wanted.append((marks, bits_of_call(lstm(*arguments(lstm, T), **about, **marks))))
-    request.getfixturevalue("_scanning")
     for gates in (1 << 24, 1, 3 * B * 4 * N * 4):  # bytes of x's part that a launch computes
         monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", gates)
         for marks, want in wanted:
@@ -98,7 +80,33 @@ def test_scans_of_marked_rows(shape, rule, request, monkeypatch):
             assert bits_of_call(lstm(*arguments(lstm, T), **about, **marks)) == want
 
 
-@pytest.mark.usefixtures("_scanning")
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_sequencers_scan(bidirectional):
+    """A run gives the bits of a call, in the launches that `kernels` names."""
+    lstm, T = make(bidirectional=bidirectional), 7
+    xs, states = arguments(lstm, T)
+    is_first = np.random.default_rng(1).random((T, B)) < 0.3
+    sequencer = lstm.sequencer(T, B, is_first=True)
+    sequencer.write(states)
+    outputs = sequencer.run(xs, is_first=is_first)
+    wanted = lstm(xs, states, is_first=is_first)
+    assert (bits(outputs), bits_of(sequencer.read())) == bits_of_call(wanted)
+    assert sequencer.kernels == lstm.kernels(T, B) == ("scan",) * len(states)
+    nodes = nodes_of(sequencer._engine._graph)
+    assert [node for node in nodes if node in ("lstm_gates", "lstm_scan")] == ["lstm_gates", "lstm_scan"] * len(states)
+    assert "lstm_step" not in nodes
+
+
+def test_the_table_chooses_scans():
+    """Without a name, sequences scan, and single steps don't."""
+    lstm, wanted = make(kernel=None), make()
+    xs, states = arguments(lstm, 7)
+    assert bits_of_call(lstm(xs, states)) == bits_of_call(wanted(xs, states))
+    assert lstm.kernels(7, B) == ("scan",) * 2
+    assert [engine.kernel_for(B) for engine in wanted._layers.engines] == ["tensor_small"] * 2
+    assert bits_of_call(by_steps(wanted, xs, states)) == bits_of_call(by_steps(lstm, xs, states))
+
+
 def test_a_scan_is_two_launches():
     """A layer of a chunk has one launch for x's part, and one for all its steps, with or without flags."""
     lstm = make()
@@ -109,7 +117,6 @@ def test_a_scan_is_two_launches():
         assert nodes_of(graphs[16]) == ["lstm_gates", "lstm_scan"] * 2
 
 
-@pytest.mark.usefixtures("_scanning")
 def test_new_weights_reach_scans():
     lstm, other = make(), make(seed=1)
     xs, states = arguments(lstm, 5)
@@ -118,26 +125,7 @@ def test_new_weights_reach_scans():
     assert bits_of_call(lstm(xs, states)) == bits_of_call(other(xs, states))
 
 
-BFLOAT16, FLOAT32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)
-
-
-@pytest.mark.parametrize(
-    ("N", "P", "dtype", "precision", "capability", "fits"),
-    [
-        (128, 128, BFLOAT16, "highest", 80, True),
-        (128, 128, np.dtype(np.float16), "highest", 120, True),
-        (129, 129, BFLOAT16, "highest", 90, False),
-        (128, 64, BFLOAT16, "highest", 90, False),
-        (64, 64, BFLOAT16, "highest", 75, False),
-        (96, 96, FLOAT32, "high", 86, True),
-        (128, 128, FLOAT32, "high", 90, True),
-        (128, 128, FLOAT32, "high", 120, False),
-        (32, 32, FLOAT32, "highest", 90, False),
-        (32, 32, np.dtype(np.float64), "high", 90, False),
-    ],
-)
-def test_which_layers_fit(N, P, dtype, precision, capability, fits):
-    assert scan_fits(N, P, dtype, precision, capability) == fits
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 @pytest.mark.parametrize(

@@ -455,10 +455,8 @@ def test_arguments_of_another_gpu_are_refused():
 
 
 def test_the_kernel_is_the_cells():
-    """Each layer uses the kernel of a cell of its sizes."""
-    from fusedlstm.backends.cuda.chunked_sequence import kernels_of
-
-    lstm = LSTM(StackedWeights.random(I, N, 2, seed=0, dtype="bfloat16"), backend="cuda")
+    """Each layer that doesn't scan uses the kernel of a cell of its sizes."""
+    lstm = LSTM(StackedWeights.random(I, 8 * N, 2, proj_size=N, seed=0, dtype="bfloat16"), backend="cuda")
     cell = LSTMCell(lstm.weights.layers[0], backend="cuda")
     for rows in (1, 100, 100_000):
-        assert kernels_of(lstm._layers.engines, rows)[0] == cell._engine.kernel_for(rows)
+        assert lstm.kernels(7, rows)[0] == cell._engine.kernel_for(rows)

@@ -16,7 +16,8 @@ from fusedlstm.backends.cuda.arguments import (
     SlotRows,
     StepArguments,
 )
-from fusedlstm.backends.cuda.scan_kernels import LAST, NO_FLAGS, ScanTile, gate_order, scan_kernel
+from fusedlstm.backends.cuda.scan_kernels import gate_order, scan_kernel
+from fusedlstm.backends.cuda.scan_tiles import LAST, NO_FLAGS, ScanTile
 from fusedlstm.functions import Functions
 
 from emulation import FORWARD

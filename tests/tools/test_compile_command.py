@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fusedlstm import BackendUnavailableError, LSTMWeights, StackedWeights
-from fusedlstm.backends import kernel_choice, select
+from fusedlstm.backends import kernel_choice, select, sequence_choice
 from fusedlstm.backends.cuda.runtime import probe
 from fusedlstm.backends.uses import Use
 from fusedlstm.cli import main as command_line
@@ -92,7 +92,7 @@ def test_selftest_after_compile_compiles_nothing(tmp_path):
 
 
 @driver_child.of_the_driver
-@pytest.mark.parametrize("kernel", kernel_choice.NAMES)
+@pytest.mark.parametrize("kernel", sequence_choice.NAMES)
 def test_selftest_loads_what_it_compiles(kernel, monkeypatch, tmp_path, capsys):
     from fusedlstm.backends.cuda.instances import instances
     from fusedlstm.selftest.checks import checks_on
@@ -144,9 +144,11 @@ def test_real_nvrtc_compiles_without_a_gpu(tmp_path):
 def test_rows_are_on_each_side_of_every_bound():
     """Every number of rows at which a choice changes is in instances.ROWS, and so is the next number."""
     instances = pytest.importorskip("fusedlstm.backends.cuda.instances")
-    from fusedlstm.backends.cuda import tiles
+    from fusedlstm.backends.cuda import scan_tiles, tiles
 
     bounds = {most for table in kernel_choice._TABLE.values() for most, _ in table} - {kernel_choice._MORE}
+    bounds |= {rows for _, rows in sequence_choice._ROWS}
+    bounds |= {scan_tiles._ENOUGH_BLOCKS * rows for rows in scan_tiles._ROWS}
     bounds |= {tiles._FEW_TENSOR, tiles._FEW_SIMT, tiles._MORE_SIMT, 64, kernel_choice.ROWS_OF_A_POOL}
     bounds |= {tile.rows * tiles._ENOUGH_BLOCKS for tile in tiles.ALL}
     assert {bound for bound in bounds if not {bound, bound + 1} <= set(instances.ROWS)} == set()

@@ -8,7 +8,8 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import predictions
 from benchmarks.limits import Work
-from benchmarks.predictions import Gpu, predict
+from benchmarks.sequence_model import predict_sequence, steps_of_chunk
+from benchmarks.step_model import DTYPES, Gpu, predict
 from benchmarks.tile_shapes import tile_of
 from fusedlstm.backends import kernel_choice
 
@@ -143,7 +144,7 @@ def test_no_kernel_is_faster_than_its_limits(kernel, arithmetic):
     if kernel not in predictions.kernels_of(arithmetic):
         return
     gpu = Gpu()
-    dtype, precision = predictions._DTYPES[arithmetic], predictions.PRECISIONS[arithmetic]
+    dtype, precision = DTYPES[arithmetic], predictions.PRECISIONS[arithmetic]
     for B, I, N, P in predictions.SHAPES:
         sizes = {"B": B, "I": I, "N": N, "P": P}
         work = Work.of(**sizes, dtype=dtype, precision=precision, device="cuda:0")
@@ -192,3 +193,54 @@ def test_kept_predictions_are_found():
     assert predictions.kept("simt", **shape, dtype="float16", precision="highest") is None
     half = predictions.kept("tensor_small", **shape, dtype="float16", precision="highest")
     assert half == predictions.kept("tensor_small", **shape, dtype="bfloat16", precision="highest")
+
+
+def close(seconds):
+    return pytest.approx(seconds, rel=1e-3, abs=1e-10)
+
+
+def scanned(B, **rates):
+    """Predict a step of a scan of 128 units and inputs. Rates other than those that take no time are given."""
+    none = dict.fromkeys(("node", "fill", "chain", "mma", "barrier"), 0)
+    gpu = Gpu(**PLAIN | {"port": 1e18, "l2": 1e18} | none | rates)
+    return predict_sequence("scan", B=B, I=128, N=128, arithmetic="bfloat16", gpu=gpu)
+
+
+def test_a_scan_by_hand():
+    """A batch of 8 rows multiplies, and then finishes. More batches of a block follow each other."""
+    assert scanned(8).step.seconds == close(0)
+    assert scanned(8, node=1e-6, fill=3e-6).step.seconds == close(4e-6 / 64)
+    assert scanned(8, barrier=1e-6).step.seconds == close(1e-6)
+    # Eight steps of K, one after the other; then the functions of a unit.
+    assert scanned(8, mma=1e-6, chain=3e-6).step.seconds == close(8e-6 + 3e-6)
+    # Eight functions for each of 8 x 128 units, and 414 instructions of 8 warps. The clock is 1 ns.
+    assert near(scanned(8, special=1).step) == (close(1e-9 * 8 * 8 * 128), "special functions")
+    assert near(scanned(8, issue=1).step) == (close(1e-9 * 8 * 414), "issue")
+    # Ten multiprocessors run 13 blocks in two rounds. If there are more than 128, a block has up to 8 batches.
+    assert near(scanned(8 * 13, special=1).step)[0] == close(2e-9 * 8 * 8 * 128)
+    for sms, rounds in ((129, 1), (128, 2)):
+        assert near(scanned(64 * 129, special=1, sms=sms).step)[0] == close(rounds * 8e-9 * 8 * 8 * 128)
+    # The L2 gives x's part of four gates, and takes h.
+    assert near(scanned(8, l2=1e9).step) == (close(1e-9 * 8 * 128 * (16 + 2)), "L2")
+
+
+def test_inputs_of_a_scan_by_hand():
+    """One launch of tensor_medium's tile multiplies the x of a chunk. cuBLASLt does so for matmul."""
+    assert [steps_of_chunk(B, 128, "bfloat16") for B in (1, 128, 1024, 1 << 20)] == [64, 64, 8, 1]
+    assert scanned(8, node=1e-6).of_x == close(1e-6 / 64)
+    # A block of 64 rows and columns loads both, of 256 bytes each, and writes float sums.
+    assert scanned(1, port=1).of_x == close(1e-9 * (128 * 256 + 64 * 64 * 4) / 64)
+    two = [predict_sequence(kernel, B=8, I=128, N=128, arithmetic="tf32") for kernel in ("matmul", "tensor_small")]
+    assert two[0].of_x > 0 == two[1].of_x
+    assert two[1].step == predict("tensor_small", B=8, I=128, N=128, arithmetic="tf32")
+    assert two[0].seconds > 2 * (Gpu().node + Gpu().fill)
+
+
+def test_chosen_sequences_are_near_the_fastest():
+    """At each predicted shape, the chosen kernel takes at most a tenth or 0.3 us more than the fastest."""
+    rows = predictions.compute()["sequences"]
+    assert len(rows) == 2 * len(predictions.SEQUENCES)
+    for row in rows:
+        times = {kernel: one["us"] for kernel, one in row["kernels"].items()}
+        assert times[row["chosen"]] <= max(1.1 * times[row["fastest"]], times[row["fastest"]] + 0.3), row
+    assert {row["chosen"] for row in rows} == {"scan", "tensor_large", "matmul"}

@@ -8,7 +8,7 @@ import pytest
 
 import fusedlstm
 from fusedlstm.arrays import dtypes
-from fusedlstm.backends import kernel_choice, select
+from fusedlstm.backends import kernel_choice, select, sequence_choice
 from fusedlstm.backends.uses import OBJECTS
 from fusedlstm.cli import main as command_line
 from fusedlstm.cli import selftest as command
@@ -71,7 +71,10 @@ def test_gpu_passes(name, run):
     assert status == 0, "\n".join(lines)
     about = arithmetics.ARITHMETICS[name]
     kernels = [k for k in kernel_choice.NAMES if kernel_choice.reason_against(k, about.dtype, about.precision) is None]
-    assert {(check["kernel"], check["kind"]) for check in found["checks"]} == {(k, o) for k in kernels for o in OBJECTS}
+    wanted = {(kernel, kind) for kernel in kernels for kind in OBJECTS}
+    if kernel_choice.reason_against("scan", about.dtype, about.precision) is None:
+        wanted.add(("scan", "sequence"))
+    assert {(check["kernel"], check["kind"]) for check in found["checks"]} == wanted
     assert {"GPU", "driver", "CUDA of CuPy", "NVRTC", "CuPy", "nvmath-python"} <= set(found["facts"])
     assert not found["not tested"]
 
@@ -85,7 +88,7 @@ def test_one_kernel_passes(run):
 
 
 def test_checks_have_their_own_names():
-    checks = [*checks_on("cuda:0", NAMES, kernel_choice.NAMES), *checks_on(NUMPY, NAMES, ())]
+    checks = [*checks_on("cuda:0", NAMES, sequence_choice.NAMES), *checks_on(NUMPY, NAMES, ())]
     assert len(set(map(str, checks))) == len(checks)
 
 
@@ -195,7 +198,7 @@ def test_lost_gpu_ends_its_checks(run, loses_the_gpu):
     assert status == 1
     assert len(found["checks"]) == len(loses_the_gpu) == 3
     assert found["checks"][2]["outcome"] == "raised"
-    every = len(list(checks_on("cuda:0", ("float64", "float32"), kernel_choice.NAMES)))
+    every = len(list(checks_on("cuda:0", ("float64", "float32"), sequence_choice.NAMES)))
     assert sum(len(group["checks"]) for group in found["left out"]) == every - 3
     why = f"after '{loses_the_gpu[2]}', CUDA can't be called in this process: cudaErrorIllegalAddress"
     assert sum(line.startswith("not run: ") and line.endswith(why) for line in lines) == len(found["left out"]) == 8
@@ -258,7 +261,7 @@ def test_missing_gpu_is_reported_line_by_line(run):
     assert {check["device"] for check in found["checks"]} == {NUMPY}
     for kind in OBJECTS:
         for name in ("float32", "tf32"):
-            pattern = rf"not tested: \d+ checks of cuda {kind} {name}, matmul, .*simt: it is away"
+            pattern = rf"not tested: \d+ checks of cuda {kind} {name}, matmul, .*simt(, scan)?: it is away"
             assert sum(re.fullmatch(pattern, line) is not None for line in lines) == 1
     assert re.fullmatch(r"\d+ checks passed, and \d+ were not run", lines[-1])
     assert found["facts"]["cuda"] == "can't run: it is away"

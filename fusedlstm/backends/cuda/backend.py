@@ -10,7 +10,7 @@ import numpy as np
 
 from fusedlstm.arrays.host import host_mask, to_host_reals
 from fusedlstm.arrays.libraries import library_of, view_of
-from fusedlstm.backends import kernel_choice
+from fusedlstm.backends import kernel_choice, sequence_choice
 from fusedlstm.backends.cuda.cell import CudaCell
 from fusedlstm.backends.cuda.kernels import launch_add, launch_pointwise
 from fusedlstm.backends.cuda.layer_step import batch_step, slot_step
@@ -178,9 +178,13 @@ class CudaBackend:
             kernel = kernel_choice.invariant(weights.dtype.name, precision)
         if kernel not in (None, "matmul"):
             reason = kernel_choice.reason_against_device(self._capability)
+            if kernel == kernel_choice.SCAN:
+                about = weights.hidden_size, weights.dtype.name, precision
+                reason = sequence_choice.reason_against_device(*about, self._capability)
             if reason is not None:
                 raise RuntimeError(f"{asked} can't run on {self.device}: {reason}")
-        measured = tuned.read(self._index, Layer.of(weights, precision)) if kernel is None else None
+        chooses = sequence_choice.of_steps(kernel) is None
+        measured = tuned.read(self._index, Layer.of(weights, precision)) if chooses else None
         with self._device:
             return CudaCell(weights, precision, kernel, measured)
 

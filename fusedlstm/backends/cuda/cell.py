@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import cupy
 
-from fusedlstm.backends import kernel_choice
+from fusedlstm.backends import kernel_choice, sequence_choice
 from fusedlstm.backends.base import CellEngine
 from fusedlstm.backends.cuda.device_weights import DeviceWeights
 from fusedlstm.backends.cuda.repeated_step import Operands, RepeatedStep
@@ -34,13 +34,14 @@ class CudaCell(CellEngine):
         self, weights: LSTMWeights, precision: str, kernel: str | None = None, measured: Measured | None = None
     ) -> None:
         self.weights = own = DeviceWeights(weights)
-        self.precision, self.kernel, self.measured = precision, kernel, measured
+        self.precision, self.measured = precision, measured
+        self.kernel, self.sequence_kernel = sequence_choice.of_steps(kernel), kernel
         self.device = cupy.cuda.Device()
         self._index = self.device.id
         self._about = own.I, own.N, own.P, own.dtype.name, precision, own.capability
         self._steps: dict[tuple[Any, ...], RepeatedStep] = {}  # by what they depend on
         self.turns: weakref.WeakSet[Turns] = weakref.WeakSet()  # of Steppers and pools that read the weights
-        for each in kernel_choice.choices(*self._about, forced=kernel, measured=measured) - {"matmul"}:
+        for each in kernel_choice.choices(*self._about, forced=self.kernel, measured=measured) - {"matmul"}:
             interleaved_for(own, each)  # now, as the first call may be in a capture, where it can't wait
         cupy.cuda.get_current_stream().synchronize()  # other streams may be the first to use the weights
 

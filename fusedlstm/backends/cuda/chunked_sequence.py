@@ -6,7 +6,7 @@ import functools
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.backends import kernel_choice
+from fusedlstm.backends import sequence_choice
 from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
 from fusedlstm.backends.cuda.runtime.graphs import captured
 from fusedlstm.backends.cuda.runtime.streams import Turns
@@ -36,7 +36,7 @@ def chunks(T: int, most: int) -> Iterator[tuple[int, int]]:
 
 
 def kernels_of(engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
-    """Return the kernel of each layer's steps of B rows: the one that a cell chooses, if it can be planned here.
+    """Return the kernel of each layer in sequences of B rows, as `sequence_choice` has it.
 
     Raises:
         BackendUnavailableError: a step needs matmul, which can't be planned here.
@@ -45,12 +45,15 @@ def kernels_of(engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
     found: list[str] = []
     for engine in engines:
         weights = engine.weights
-        found += kernel_choice.runnable_layers(
-            *(B, ((weights.I, weights.N, weights.P),), weights.dtype.name, engine.precision, weights.capability),
-            forced=engine.kernel,
+        about = weights.dtype.name, engine.precision, weights.capability
+        kernel = sequence_choice.choose(
+            *(B, (weights.I, weights.N, weights.P), *about),
+            projects=weights.weight_hr is not None,
+            forced=engine.sequence_kernel,
             can_plan=can_plan,
-            measured=(engine.measured,),
+            measured=engine.measured,
         )
+        found.append(kernel)
     if "matmul" in found:
         check_can_plan()
     return tuple(found)

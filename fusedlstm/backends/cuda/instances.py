@@ -12,9 +12,19 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fusedlstm.arrays import dtypes
-from fusedlstm.backends import kernel_choice
-from fusedlstm.backends.cuda import kernels, sequence_kernels, slot_kernels, step_kernels, weight_kernels
+from fusedlstm.backends import kernel_choice, sequence_choice
+from fusedlstm.backends.cuda import (
+    kernels,
+    scan_kernels,
+    scan_tiles,
+    sequence_kernels,
+    slot_kernels,
+    step_kernels,
+    weight_kernels,
+)
 from fusedlstm.backends.cuda.tiles import tile_of
 from fusedlstm.validation.weights import as_layers
 
@@ -47,10 +57,14 @@ class _Uses:
         weights: StackedWeights = as_layers(use.weights)
         self._use, self._weights, self._capability = use, weights, capability
         self._about = weights.dtype.name, use.precision
-        self._forced = kernel_choice.invariant(*self._about) if use.batch_invariant else use.kernel
+        forced = self._of_sequences = kernel_choice.invariant(*self._about) if use.batch_invariant else use.kernel
+        self._forced = sequence_choice.of_steps(forced)
         reason = kernel_choice.reason_against_device(capability)
-        if self._forced not in (None, "matmul") and reason:
-            raise ValueError(f"kernel {self._forced!r} can't run there: {reason}")
+        if forced == kernel_choice.SCAN:
+            widest = max(layer.hidden_size for layer in weights.layers)
+            reason = sequence_choice.reason_against_device(widest, *self._about, capability)
+        if forced not in (None, "matmul") and reason:
+            raise ValueError(f"kernel {forced!r} can't run there: {reason}")
         self._layers = [_Layer(layer, capability) for layer in weights.layers]
         self._sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)
         self._can_plan = importlib.util.find_spec("nvmath") is not None  # cublaslt.why_not() needs cuBLAS, too
@@ -96,10 +110,15 @@ class _Uses:
         """Yield the kernels of whole sequences, with and without flags."""
         yield sequence_kernels.flags_kernel()
         for B in self._batches:
-            (kernel,) = kernel_choice.runnable_layers(
-                *(B, (layer.sizes,), *self._about, self._capability), forced=self._forced, can_plan=self._can_plan
+            kernel = sequence_choice.choose(
+                *(B, layer.sizes, *self._about, self._capability),
+                projects=layer.projects,
+                forced=self._of_sequences,
+                can_plan=self._can_plan,
             )
-            if kernel != "matmul":
+            if kernel == kernel_choice.SCAN:
+                yield from layer.scan(B)
+            elif kernel != "matmul":
                 yield from layer.interleaving(kernel)
                 for idle in _EITHER:
                     yield from layer.step(kernel, B, {True}, odd=False, odd_m=False, idle=idle)
@@ -166,7 +185,7 @@ class _Layer:
         self._functions = weights.functions
         self._functions_of_m = replace(weights.functions, zoneout_h=0.0)
         self._options = weights.peephole is not None, weights.cell_clip is not None
-        self._projects, self._clips_h = weights.weight_hr is not None, weights.proj_clip is not None
+        self.projects, self._clips_h = weights.weight_hr is not None, weights.proj_clip is not None
         self._zoneout = weights.functions.zoneout_h
 
     def pointwise(self, *, contiguous: bool) -> Iterator[Kernel]:
@@ -185,7 +204,7 @@ class _Layer:
         """Yield the kernels after a cuBLASLt product, where h may be needed twice."""
         (width,) = self._vectors(contiguous=True)
         yield kernels.planned_kernel(self.dtype, width, self._functions_of_m, *self._options)
-        if self._zoneout or self._projects:
+        if self._zoneout or self.projects:
             yield kernels.finish_kernel(self.dtype, self._zoneout)
 
     def after_products(self) -> Iterator[Kernel]:
@@ -194,14 +213,23 @@ class _Layer:
         for flags in _EITHER:
             options = *self._options, flags, True
             yield kernels.pointwise_kernel(self.gates, self.dtype, width, self._functions_of_m, *options)
-        if self._projects or self._zoneout:
+        if self.projects or self._zoneout:
             yield kernels.finish_kernel(self.dtype, self._zoneout, sequence=True)
+
+    def scan(self, B: int) -> Iterator[Kernel]:
+        """Yield the kernels of scans, without flags, and with either kind of outputs of idle rows."""
+        yield weight_kernels.interleave_kernel(self.dtype, self.dtype == np.float32)
+        yield scan_kernels.gates_kernel(self.dtype, aligned=True)
+        for flags in (scan_tiles.NO_FLAGS, scan_tiles.ZEROS, scan_tiles.LAST):
+            tile = scan_tiles.scan_tile(B, self._N, self.dtype, self._capability, flags=flags)
+            (width,) = _widths((self._N,), pairs=True, odd=False)
+            yield scan_kernels.scan_kernel(tile, self.dtype, self._functions, *self._options, flags, width)
 
     def interleaving(self, kernel: str) -> Iterator[Kernel]:
         """Yield the kernels that copy the weights for steps in one kernel."""
         rounded = step_kernels.rounds(kernel, self.dtype)
         yield weight_kernels.interleave_kernel(self.dtype, rounded)
-        if self._projects:
+        if self.projects:
             yield weight_kernels.pad_kernel(self.dtype, rounded)
 
     def staged(self, B: int) -> list[set[bool]]:
@@ -222,8 +250,8 @@ class _Layer:
             idle: whether rows can be idle.
         """
         tile = self._tile(kernel, B, self._N)
-        inside = self._projects and tile.projects(B, self._N, self.dtype)
-        apart = self._projects and not inside
+        inside = self.projects and tile.projects(B, self._N, self.dtype)
+        apart = self.projects and not inside
         pair = functools.partial(_widths, pairs=tile.pairs)
         functions = self._functions_of_m if apart else self._functions
         widths = pair((self._N, self._P) if inside else (self._N,), odd=odd_m if apart else odd)

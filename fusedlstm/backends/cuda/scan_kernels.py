@@ -12,10 +12,10 @@ from fusedlstm.backends.cuda.arguments import Cell, GatesArguments, Matrix, Scan
 from fusedlstm.backends.cuda.function_types import functions_type
 from fusedlstm.backends.cuda.runtime.kernel import Kernel, Launch
 from fusedlstm.backends.cuda.runtime.strides import is_aligned
-from fusedlstm.backends.cuda.runtime.structs import C_NAMES, Struct
+from fusedlstm.backends.cuda.runtime.structs import Struct
+from fusedlstm.backends.cuda.scan_tiles import LAST, NO_FLAGS, ZEROS, ScanTile, scan_tile
 from fusedlstm.backends.cuda.step_kernels import can_stage
 from fusedlstm.backends.cuda.tiles import TENSOR_MEDIUM
-from fusedlstm.backends.kernel_choice import OLDEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,73 +25,7 @@ if TYPE_CHECKING:
     from fusedlstm.functions import Functions
 
 _PAIR = 2  # units that a thread moves as one, if sizes and addresses allow it
-_GROUP = 32  # units of two warps, the fewest of a block
-_MOST_UNITS = 128
-_ROWS = (8, 16, 32, 64)  # of a block
-_MOST_STEPS = 8  # of K whose weights stay in registers; the others stay in shared memory
-_ENOUGH_BLOCKS = 128  # to fill a GPU; with more rows, blocks get more of them
-# The most bytes of shared memory of a block, by compute capability. Others have at least _LEAST_SHARED.
-_SHARED = {80: 163 << 10, 87: 163 << 10, 90: 227 << 10, 100: 227 << 10, 103: 227 << 10}
-_LEAST_SHARED = 99 << 10
-_STATIC_BYTES = 4 << 10  # the most that the kernel itself declares: flags, bias and peepholes
-NO_FLAGS, ZEROS, LAST = range(3)  # as in kernels/scan.cu
 _NAMES = ("NO_FLAGS", "ZEROS", "LAST")
-
-
-@dataclass(frozen=True)
-class ScanTile:
-    """The units and rows of a block of kernels/scan.cu: `ScanTile` of kernels/scan_tile.cuh.
-
-    Attributes:
-        units: all units of the layer, rounded up to a multiple of 32.
-        rows: rows of a block.
-    """
-
-    units: int
-    rows: int
-
-    @property
-    def threads(self) -> int:
-        """The threads of a block."""
-        return 2 * self.units
-
-    def c_name(self, dtype: np.dtype[Any]) -> str:
-        """Return its C++ name for a dtype."""
-        return f"ScanTile<{C_NAMES[dtype.name]}, {self.units}, {self.rows}>"
-
-    def shared_bytes(self, dtype: np.dtype[Any], flags: int) -> int:
-        """Return the dynamic shared memory of a block."""
-        gates, h, c = (self.rows * self.units * each for each in (16, dtype.itemsize, 4))
-        steps = self.units * dtype.itemsize // 32  # of K
-        weights = max(steps - _MOST_STEPS, 0) * 4 * self.threads * 16
-        return gates + 2 * h + weights + (c if self.rows > _ROWS[0] else 0) + (h if flags == LAST else 0)
-
-
-def scan_fits(N: int, P: int, dtype: np.dtype[Any], precision: str, capability: int) -> bool:
-    """Return whether kernels/scan.cu can step a layer of N units and P outputs on a GPU of this capability.
-
-    A projection, float64, and float32 that isn't rounded to TF32 need another kernel.
-    """
-    multiplies = dtype.itemsize == 2 or (dtype == np.float32 and precision == "high")
-    if capability < OLDEST or not multiplies or P != N or N > _MOST_UNITS:
-        return False
-    return _fits(ScanTile(_units(N), _ROWS[0]), dtype, LAST, capability)
-
-
-def scan_tile(
-    B: int, N: int, dtype: np.dtype[Any], capability: int, *, directions: int = 1, flags: int = LAST
-) -> ScanTile:
-    """Return the tile for B rows of N units. All tiles give a row the same bits."""
-    fitting = [tile for tile in (ScanTile(_units(N), rows) for rows in _ROWS) if _fits(tile, dtype, flags, capability)]
-    return next((tile for tile in fitting if -(-B // tile.rows) * directions <= _ENOUGH_BLOCKS), fitting[-1])
-
-
-def _units(N: int) -> int:
-    return -(-N // _GROUP) * _GROUP
-
-
-def _fits(tile: ScanTile, dtype: np.dtype[Any], flags: int, capability: int) -> bool:
-    return tile.shared_bytes(dtype, flags) + _STATIC_BYTES <= _SHARED.get(capability, _LEAST_SHARED)
 
 
 def gate_order(N: int) -> NumpyArray:

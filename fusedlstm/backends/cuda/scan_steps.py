@@ -8,7 +8,7 @@ import cupy
 import numpy as np
 
 from fusedlstm.backends.cuda.runtime.strides import copy_rows
-from fusedlstm.backends.cuda.scan_kernels import Scan, gates_launch, scan_fits, scan_launch
+from fusedlstm.backends.cuda.scan_kernels import Scan, gates_launch, scan_launch
 from fusedlstm.backends.cuda.sequence_form import rows
 from fusedlstm.state import LSTMState
 
@@ -17,18 +17,11 @@ if TYPE_CHECKING:
     from fusedlstm.backends.cuda.sequence_form import Form, LayerBuffers
 
 
-def can_scan(engine: CudaCell) -> bool:
-    """Return whether ScanSteps can step a layer."""
-    weights = engine.weights
-    projects = weights.weight_hr is not None
-    return not projects and scan_fits(weights.N, weights.P, weights.dtype, engine.precision, engine.weights.capability)
-
-
 class ScanSteps:
     """See `sequence_form.LayerSteps`. A row's state stays in its block from step to step.
 
     Args:
-        engine: the layer's engine, for which `can_scan` is true.
+        engine: the engine of a layer that `sequence_choice` allows.
         form: what decides the launches.
         buffers: the inputs and outputs.
         gates: (most, B, 4N) in the arithmetic's dtype, for x's part of the gates of many steps. Layers may share it.
@@ -36,7 +29,7 @@ class ScanSteps:
 
     def __init__(self, engine: CudaCell, form: Form, buffers: LayerBuffers, gates: Any) -> None:
         weights = self._weights = engine.weights
-        self._capability, self._form, self._buffers, self._gates = engine.weights.capability, form, buffers, gates
+        self._form, self._buffers, self._gates = form, buffers, gates
         weights.interleaved(weights.dtype == np.float32)  # now, as the first call synchronizes
         N, dtype, wide = weights.N, weights.dtype, weights.gates_dtype
         self.state = LSTMState(h=rows((form.B, N), dtype), c=rows((form.B, N), wide))
@@ -88,7 +81,7 @@ class ScanSteps:
             last=self._last,
             reverse=self._form.reverse,
         )
-        scan_launch([scan], self._capability).queue()
+        scan_launch([scan], self._weights.capability).queue()
 
     def close(self) -> None:
         """Do nothing: there is only memory."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cupy
 
 from fusedlstm.backends.base import SequenceEngine
-from fusedlstm.backends.cuda.chunked_sequence import ChunkedSequence
+from fusedlstm.backends.cuda.chunked_sequence import ChunkedSequence, kernels_of
 from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.pinned import Uploads
 from fusedlstm.backends.cuda.runtime.streams import check_not_captured
@@ -58,16 +58,8 @@ class CudaSequence(SequenceEngine):
             else:
                 self._parts[0].run(engines, run, marks)
 
-    def _marks(self, run: SequenceRun) -> Marks:
-        """Return the marks of a call, and queue their uploads."""
-        try:
-            uploads = self._uploads.pop()
-        except IndexError:  # other calls use them all
-            uploads = Uploads()
-        try:
-            return Marks.of(run, uploads)
-        finally:
-            self._uploads.append(uploads)
+    def kernels(self, engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
+        return kernels_of(engines, B)
 
     def _keep_states(self, run: SequenceRun) -> None:
         """Do the work of a call without steps or rows."""

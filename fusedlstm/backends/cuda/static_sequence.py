@@ -40,7 +40,7 @@ class StaticSequence:
     Args:
         engines: an engine for each layer.
         residual: whether each layer's output is its h plus its input.
-        kernels: the kernel of each layer, by its name in `kernel_choice.py`; or "scan", if `scan_steps.can_scan`.
+        kernels: the kernel of each layer, by its name in `sequence_choice.py`.
         S: the most steps.
         form: what decides the launches.
         xs: the array of the inputs, from `sequence_form.rows` or another direction; None for a new one.

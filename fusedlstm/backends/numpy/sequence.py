@@ -39,6 +39,9 @@ class NumpySequence(SequenceEngine):
     def run(self, engines: Sequence[NumpyCell], run: SequenceRun) -> None:
         quietly(self._run, engines, run)
 
+    def kernels(self, engines: Sequence[NumpyCell], B: int) -> tuple[str, ...]:  # noqa: ARG002
+        return ("numpy",) * len(engines)
+
     def _run(self, engines: Sequence[NumpyCell], run: SequenceRun) -> None:
         directions = timelines(run, bidirectional=self._bidirectional)
         (T, B, _), xs, k, top = run.xs.shape, run.xs, 0, len(self._widths) - 1

@@ -1,0 +1,108 @@
+"""The kernels of sequences on a GPU: where many steps are one launch, and the choice. This doesn't import CuPy.
+
+"scan" computes x's part of the gates of many steps in one launch, and takes all of these steps in another. The other
+kernels are those of single steps: see `kernel_choice`.
+
+A row's steps sum in the order of "tensor_medium". Batch-invariant sequences still use that kernel, as only a GPU can
+show that both give the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fusedlstm.backends import kernel_choice
+from fusedlstm.backends.kernel_choice import SCAN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusedlstm.backends.measured import Measured
+    from fusedlstm.weights import LSTMWeights
+
+NAMES = (*kernel_choice.NAMES, SCAN)
+MOST_UNITS = 128  # of a scan, whose block has all units
+_MOST_OF_TF32 = 96  # of a scan on GPUs with little shared memory, where the weights take half of it
+
+# Up to this many units N, sequences of up to this many rows B are scans. A model of an H200 predicts it
+# (benchmarks/sequence_model.py). The model knows no other architecture, so all use these tables.
+_ROWS = ((64, 4096), (MOST_UNITS, 2048))
+# For each arithmetic: the most inputs B I of a step. With more, products of another kernel save more than the scan.
+_INPUTS = {"bfloat16": 1 << 20, "float16": 1 << 20, "tf32": 1 << 19}
+
+
+def choose(
+    B: int,
+    size: tuple[int, int, int],
+    dtype: str,
+    precision: str,
+    capability: int,
+    *,
+    projects: bool,
+    forced: str | None,
+    can_plan: bool,
+    measured: Measured | None = None,
+) -> str:
+    """Return the kernel of a layer's sequences. It depends on neither T nor other layers.
+
+    Args:
+        B: rows.
+        size: I, N and P.
+        dtype: the name of the dtype of x and h.
+        precision: the precision of float32 matmuls.
+        capability: the GPU's compute capability, 90 for 9.0.
+        projects: whether the layer projects h.
+        forced: a kernel that the user named or batch_invariant needs, unchecked.
+        can_plan: whether nvmath-python is there, without which "matmul" can't be planned.
+        measured: times of the layer's single steps on this GPU, or None. They don't count where the layer scans.
+    """
+    about = dtype, precision, capability
+    if forced == SCAN or (forced is None and _scans(B, size, *about, projects=projects)):
+        return SCAN
+    (kernel,) = kernel_choice.runnable_layers(
+        B, (size,), *about, forced=of_steps(forced), can_plan=can_plan, measured=(measured,)
+    )
+    return kernel
+
+
+def _scans(B: int, size: tuple[int, int, int], dtype: str, precision: str, capability: int, *, projects: bool) -> bool:
+    """Return whether a layer can scan on this GPU, and is predicted to be fastest then."""
+    I, N, _ = size
+    if _limit(N, dtype, precision, projects=projects) or reason_against_device(N, dtype, precision, capability):
+        return False
+    rows, inputs = next(rows for most, rows in _ROWS if most >= N), _INPUTS[kernel_choice.arithmetic(dtype, precision)]
+    return rows >= B and inputs >= B * I
+
+
+def of_steps(kernel: str | None) -> str | None:
+    """Return the kernel that a user's choice forces on single steps, Steppers and pools. "scan" forces none."""
+    return None if kernel == SCAN else kernel
+
+
+def reason_against(layers: Sequence[LSTMWeights], precision: str) -> str | None:
+    """Return why these layers can't all be scanned on any GPU, or None if they can."""
+    for k, layer in enumerate(layers):
+        projects = layer.weight_hr is not None
+        limit = _limit(layer.hidden_size, layer.dtype.name, precision, projects=projects)
+        if limit is not None:
+            return limit if len(layers) == 1 else f"{limit} (layers[{k}])"
+    return None
+
+
+def _limit(N: int, dtype: str, precision: str, *, projects: bool) -> str | None:
+    """Return why a layer can't be scanned on any GPU."""
+    reason = kernel_choice.reason_against(SCAN, dtype, precision)
+    if reason is None and projects:
+        reason = "scan has no projection"
+    if reason is None and N > MOST_UNITS:
+        reason = f"scan has at most {MOST_UNITS} units, and a layer has {N}"
+    return reason
+
+
+def reason_against_device(N: int, dtype: str, precision: str, capability: int) -> str | None:
+    """Return why a GPU of this compute capability can't scan N units, which others can, or None if it can."""
+    reason = kernel_choice.reason_against_device(capability)
+    is_tf32 = kernel_choice.arithmetic(dtype, precision) == "tf32"
+    if reason is None and is_tf32 and N > _MOST_OF_TF32 and not kernel_choice.is_roomy(capability):
+        reason = f"with TF32, scan has at most {_MOST_OF_TF32} units on this GPU, and a layer has {N}"
+    return reason
