@@ -25,21 +25,31 @@ template <class Tile, bool ALIGNED, bool RESIDENT, bool BEGUN, typename T, class
 DEVICE void multiply_tiles(unsigned char* shared, const Operands<T>& of, const unsigned char* resident,
                            Multiply multiply) {
   const int tiles = of.tiles();
-  auto stage = [&](int tile, bool has_weights = false) {
-    if (tile < tiles) {
+  constexpr int OF_ROWS = RESIDENT ? 0 : CopiesOf<Tile::ROWS, Tile::THREADS>::COUNT,
+                COPIES = OF_ROWS + CopiesOf<4 * Tile::UNITS, Tile::THREADS>::COUNT;
+  auto stage = [&](int tile, int part, int parts, bool has_weights = false) {
+    const bool there = tile < tiles;
+    {
       unsigned char* to = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
-      if (!RESIDENT) stage_rows<Tile::ROWS, Tile::THREADS, ALIGNED>(to, of, tile, threadIdx.x);
-      if (!has_weights) stage_weights_of_block<Tile>(to, of, tile);
+      if (!RESIDENT) {
+        stage_rows<Tile::ROWS, Tile::THREADS, ALIGNED>(
+            to, of, tile, threadIdx.x, [&](int k) { return there && k * parts / COPIES == part; });
+      }
+      if (!has_weights) {
+        stage_weights<4 * Tile::UNITS, Tile::THREADS>(
+            to + Tile::ROWS * TILE_ROW, of, tile, threadIdx.x,
+            [&](int k) { return there && (OF_ROWS + k) * parts / COPIES == part; });
+      }
     }
-    copy_async_commit();
+    if (part == parts - 1) copy_async_commit();
   };
 #pragma unroll
-  for (int tile = 0; tile < Tile::STAGES - 1; ++tile) stage(tile, BEGUN);
+  for (int tile = 0; tile < Tile::STAGES - 1; ++tile) stage(tile, 0, 1, BEGUN);
   for (int tile = 0; tile < tiles; ++tile) {
     copy_async_wait<Tile::STAGES - 2>();
     __syncthreads();  // all have copied this tile, and multiplied the one before
-    stage(tile + Tile::STAGES - 1);
     const unsigned char* staged = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
-    multiply(RESIDENT ? resident + tile * Tile::ROWS * TILE_ROW : staged, staged + Tile::ROWS * TILE_ROW);
+    multiply(RESIDENT ? resident + tile * Tile::ROWS * TILE_ROW : staged, staged + Tile::ROWS * TILE_ROW,
+             [&](int part, int parts) { stage(tile + Tile::STAGES - 1, part, parts); });
   }
 }

@@ -64,10 +64,10 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_, int 
 
     multiply_tiles<Tensor, ALIGNED, RESIDENT, BEGUN>(
         shared, of, resident,
-        [&](const unsigned char* rows, const unsigned char* weights) { multiply_tile(rows, weights); });
+        [&](const unsigned char* rows, const unsigned char* weights, auto stage) { multiply_tile(rows, weights, stage); });
   }
 
-  MEMBER void multiply_tile(const unsigned char* rows, const unsigned char* weights) {
+  template <class Stage> MEMBER void multiply_tile(const unsigned char* rows, const unsigned char* weights, Stage stage) {
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
       unsigned a[M][4];
@@ -86,6 +86,7 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_, int 
           const unsigned b[2][2] = {{both[0], both[1]}, {both[2], both[3]}};
 #pragma unroll
           for (int k = 0; k < 2 * M; ++k) multiply_add<T>(sums[k / 2][g][gates + k % 2], a[k / 2], b[k % 2]);
+          stage((step * G + g) * 2 + gates / 2, 4 * G);
         }
       }
     }
