@@ -5,8 +5,8 @@
 
 // Queues the copies of a tile's weights to a stage.
 template <class Tile, typename T>
-DEVICE void stage_weights_of_block(unsigned char* stage, const Operands<T>& of, int tile) {
-  stage_weights<4 * Tile::UNITS, Tile::THREADS>(stage + Tile::ROWS * TILE_ROW, of, tile, threadIdx.x);
+DEVICE void stage_weights_of_block(unsigned char* stage, const Operands<T>& of, int tile, Part part = {}) {
+  stage_weights<4 * Tile::UNITS, Tile::THREADS>(stage + Tile::ROWS * TILE_ROW, of, tile, threadIdx.x, part);
 }
 
 // Queues the copies of the first tiles' weights, which need no rows. multiply_tiles with BEGUN must follow.
@@ -18,30 +18,20 @@ template <class Tile, typename T> DEVICE void begin_tiles(unsigned char* shared,
   }
 }
 
-// multiply(rows, weights) multiplies a tile, whose rows and weights are in shared memory, with all threads.
+// multiply(rows, weights, stage) multiplies a tile, whose rows and weights are in shared memory, with all
+// threads. It calls stage(k, parts) for each k < parts, which queues a part of the copies of another tile.
 // RESIDENT: the rows' tiles are already in shared memory, consecutively in `resident`. ALIGNED: see
 // stage_rows. BEGUN: see begin_tiles.
 template <class Tile, bool ALIGNED, bool RESIDENT, bool BEGUN, typename T, class Multiply>
 DEVICE void multiply_tiles(unsigned char* shared, const Operands<T>& of, const unsigned char* resident,
                            Multiply multiply) {
   const int tiles = of.tiles();
-  constexpr int OF_ROWS = RESIDENT ? 0 : CopiesOf<Tile::ROWS, Tile::THREADS>::COUNT,
-                COPIES = OF_ROWS + CopiesOf<4 * Tile::UNITS, Tile::THREADS>::COUNT;
-  auto stage = [&](int tile, int part, int parts, bool has_weights = false) {
-    const bool there = tile < tiles;
-    {
-      unsigned char* to = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
-      if (!RESIDENT) {
-        stage_rows<Tile::ROWS, Tile::THREADS, ALIGNED>(
-            to, of, tile, threadIdx.x, [&](int k) { return there && k * parts / COPIES == part; });
-      }
-      if (!has_weights) {
-        stage_weights<4 * Tile::UNITS, Tile::THREADS>(
-            to + Tile::ROWS * TILE_ROW, of, tile, threadIdx.x,
-            [&](int k) { return there && (OF_ROWS + k) * parts / COPIES == part; });
-      }
-    }
-    if (part == parts - 1) copy_async_commit();
+  auto stage = [&](int tile, int k, int parts, bool has_weights = false) {
+    const Part part = {k, parts, tile < tiles};
+    unsigned char* to = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
+    if (!RESIDENT) stage_rows<Tile::ROWS, Tile::THREADS, ALIGNED>(to, of, tile, threadIdx.x, part);
+    if (!has_weights) stage_weights_of_block<Tile>(to, of, tile, part);
+    if (k + 1 == parts) copy_async_commit();
   };
 #pragma unroll
   for (int tile = 0; tile < Tile::STAGES - 1; ++tile) stage(tile, 0, 1, BEGUN);
@@ -50,6 +40,6 @@ DEVICE void multiply_tiles(unsigned char* shared, const Operands<T>& of, const u
     __syncthreads();  // all have copied this tile, and multiplied the one before
     const unsigned char* staged = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
     multiply(RESIDENT ? resident + tile * Tile::ROWS * TILE_ROW : staged, staged + Tile::ROWS * TILE_ROW,
-             [&](int part, int parts) { stage(tile + Tile::STAGES - 1, part, parts); });
+             [&](int k, int parts) { stage(tile + Tile::STAGES - 1, k, parts); });
   }
 }

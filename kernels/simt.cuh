@@ -32,7 +32,10 @@ template <typename T_, int R, int L, int BLOCKS_, int STAGES_ = 4> struct Simt {
     for (int k = 0; k < R * 8; ++k) sums[k / 8][k / 4 % 2][k % 4] = 0;
     multiply_tiles<Simt, ALIGNED, RESIDENT, BEGUN>(
         shared, of, resident,
-        [&](const unsigned char* rows, const unsigned char* weights, auto stage) { stage(0, 1); multiply_tile(rows, weights); });
+        [&](const unsigned char* rows, const unsigned char* weights, auto stage) {
+          stage(0, 1);
+          multiply_tile(rows, weights);
+        });
   }
 
   MEMBER void multiply_tile(const unsigned char* rows, const unsigned char* weights) {

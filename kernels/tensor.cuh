@@ -64,10 +64,14 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_, int 
 
     multiply_tiles<Tensor, ALIGNED, RESIDENT, BEGUN>(
         shared, of, resident,
-        [&](const unsigned char* rows, const unsigned char* weights, auto stage) { multiply_tile(rows, weights, stage); });
+        [&](const unsigned char* rows, const unsigned char* weights, auto stage) {
+          multiply_tile(rows, weights, stage);
+        });
   }
 
-  template <class Stage> MEMBER void multiply_tile(const unsigned char* rows, const unsigned char* weights, Stage stage) {
+  // Queues copies between the products, which would wait for those before them.
+  template <class Stage>
+  MEMBER void multiply_tile(const unsigned char* rows, const unsigned char* weights, Stage stage) {
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
       unsigned a[M][4];
