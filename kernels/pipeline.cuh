@@ -18,13 +18,17 @@ template <class Tile, typename T> DEVICE void begin_tiles(unsigned char* shared,
   }
 }
 
+struct Staged {
+  const unsigned char *rows, *weights;
+};
+
 // multiply(rows, weights, stage) multiplies a tile, whose rows and weights are in shared memory, with all
 // threads. It calls stage(k, parts) for each k < parts, which queues a part of the copies of another tile.
 // RESIDENT: the rows' tiles are already in shared memory, consecutively in `resident`. ALIGNED: see
 // stage_rows. BEGUN: see begin_tiles.
 template <class Tile, bool ALIGNED, bool RESIDENT, bool BEGUN, typename T, class Multiply>
 DEVICE void multiply_tiles(unsigned char* shared, const Operands<T>& of, const unsigned char* resident,
-                           Multiply multiply) {
+                           Multiply multiply, Tile& tile_) {
   const int tiles = of.tiles();
   auto stage = [&](int tile, int k, int parts, bool has_weights = false) {
     const Part part = {k, parts, tile < tiles};
@@ -35,11 +39,31 @@ DEVICE void multiply_tiles(unsigned char* shared, const Operands<T>& of, const u
   };
 #pragma unroll
   for (int tile = 0; tile < Tile::STAGES - 1; ++tile) stage(tile, 0, 1, BEGUN);
-  for (int tile = 0; tile < tiles; ++tile) {
+  // Waits for a tile, and returns its rows and weights.
+  auto wait = [&](int tile) {
     copy_async_wait<Tile::STAGES - 2>();
-    __syncthreads();  // all have copied this tile, and multiplied the one before
+    __syncthreads();  // all have copied this tile, and read the one before
     const unsigned char* staged = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
-    multiply(RESIDENT ? resident + tile * Tile::ROWS * TILE_ROW : staged, staged + Tile::ROWS * TILE_ROW,
-             [&](int k, int parts) { stage(tile + Tile::STAGES - 1, k, parts); });
+    return Staged{RESIDENT ? resident + tile * Tile::ROWS * TILE_ROW : staged, staged + Tile::ROWS * TILE_ROW};
+  };
+  auto ahead = [&](int tile) { return [&, tile](int k, int parts) { stage(tile + Tile::STAGES - 1, k, parts); }; };
+  if constexpr (Tile::AHEAD) {
+    Staged staged = wait(0);
+    typename Tile::Fragments first, second;
+    first.load(tile_, staged, 0);
+    for (int tile = 0; tile < tiles; ++tile) {
+      second.load(tile_, staged, 1);
+      tile_.multiply_step(first, ahead(tile));
+      if (tile + 1 < tiles) {
+        staged = wait(tile + 1);
+        first.load(tile_, staged, 0);
+      }
+      tile_.multiply_step(second, [](int, int) {});
+    }
+  } else {
+    for (int tile = 0; tile < tiles; ++tile) {
+      const Staged staged = wait(tile);
+      multiply(staged.rows, staged.weights, ahead(tile));
+    }
   }
 }

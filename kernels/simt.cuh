@@ -13,7 +13,7 @@ template <typename T_, int R, int L, int BLOCKS_, int STAGES_ = 4> struct Simt {
   static constexpr int STAGES = STAGES_, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
   static constexpr int THREAD_ROWS = R, THREAD_GROUPS = 2, THREAD_UNITS = 1;
-  static constexpr bool READS_EARLY = false, FAST = false;  // as in Tensor
+  static constexpr bool READS_EARLY = false, AHEAD = false, FAST = false;  // as in Tensor
 
   T sums[R][2][4];
 
@@ -35,7 +35,7 @@ template <typename T_, int R, int L, int BLOCKS_, int STAGES_ = 4> struct Simt {
         [&](const unsigned char* rows, const unsigned char* weights, auto stage) {
           stage(0, 1);
           multiply_tile(rows, weights);
-        });
+        }, *this);
   }
 
   MEMBER void multiply_tile(const unsigned char* rows, const unsigned char* weights) {

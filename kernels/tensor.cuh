@@ -38,6 +38,7 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_, int 
   static constexpr bool READS_EARLY = M * G <= 2;
   // Beside products of 16 bits or TF32, the errors of fast activations don't show.
   static constexpr bool FAST = true;
+  static constexpr bool AHEAD = BLOCKS == 1;
 
   float sums[M][G][4][4];
   int warp_row, warp_group, lane;
@@ -66,7 +67,35 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_, int 
         shared, of, resident,
         [&](const unsigned char* rows, const unsigned char* weights, auto stage) {
           multiply_tile(rows, weights, stage);
-        });
+        }, *this);
+  }
+
+  struct Fragments {
+    unsigned a[M][4], b[G][2][4];
+
+    MEMBER void load(const Tensor& of, const Staged& staged, int step) {
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        load_matrix_x4(a[m], staged.rows + place(of.warp_row + m * 16, of.lane % 16, step * 2 + of.lane / 16));
+      }
+#pragma unroll
+      for (int k = 0; k < 2 * G; ++k) {
+        load_matrix_x4(b[k / 2][k % 2], staged.weights + place((of.warp_group + k / 2) * 32 + k % 2 * 16, of.lane / 16 * 8 + of.lane % 8, step * 2 + of.lane / 8 % 2));
+      }
+    }
+  };
+  template <class Stage> MEMBER void multiply_step(Fragments& f, Stage stage) {
+#pragma unroll
+    for (int m = 0; m < M; ++m) round_to_operand<T>(f.a[m]);
+#pragma unroll
+    for (int j = 0; j < 2 * G; ++j) {
+      const unsigned b[2][2] = {{f.b[j / 2][j % 2][0], f.b[j / 2][j % 2][1]}, {f.b[j / 2][j % 2][2], f.b[j / 2][j % 2][3]}};
+#pragma unroll
+      for (int k = 0; k < 2 * M; ++k) {
+        multiply_add<T>(sums[k / 2][j / 2][j % 2 * 2 + k % 2], f.a[k / 2], b[k % 2]);
+        if (k % 4 == 3) stage(j * M / 2 + k / 4, G * M);
+      }
+    }
   }
 
   // Queues copies between the products, which would wait for those before them.
