@@ -18,17 +18,43 @@ template <class Tile, typename T> DEVICE void begin_tiles(unsigned char* shared,
   }
 }
 
-struct Staged {
-  const unsigned char *rows, *weights;
-};
-
-// multiply(rows, weights, stage) multiplies a tile, whose rows and weights are in shared memory, with all
-// threads. It calls stage(k, parts) for each k < parts, which queues a part of the copies of another tile.
+// multiply(rows, weights) multiplies a tile, whose rows and weights are in shared memory, with all threads.
 // RESIDENT: the rows' tiles are already in shared memory, consecutively in `resident`. ALIGNED: see
 // stage_rows. BEGUN: see begin_tiles.
 template <class Tile, bool ALIGNED, bool RESIDENT, bool BEGUN, typename T, class Multiply>
 DEVICE void multiply_tiles(unsigned char* shared, const Operands<T>& of, const unsigned char* resident,
-                           Multiply multiply, Tile& tile_) {
+                           Multiply multiply) {
+  const int tiles = of.tiles();
+  auto stage = [&](int tile, bool has_weights = false) {
+    if (tile < tiles) {
+      unsigned char* to = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
+      if (!RESIDENT) stage_rows<Tile::ROWS, Tile::THREADS, ALIGNED>(to, of, tile, threadIdx.x);
+      if (!has_weights) stage_weights_of_block<Tile>(to, of, tile);
+    }
+    copy_async_commit();
+  };
+#pragma unroll
+  for (int tile = 0; tile < Tile::STAGES - 1; ++tile) stage(tile, BEGUN);
+  for (int tile = 0; tile < tiles; ++tile) {
+    copy_async_wait<Tile::STAGES - 2>();
+    __syncthreads();  // all have copied this tile, and multiplied the one before
+    stage(tile + Tile::STAGES - 1);
+    const unsigned char* staged = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
+    multiply(RESIDENT ? resident + tile * Tile::ROWS * TILE_ROW : staged, staged + Tile::ROWS * TILE_ROW);
+  }
+}
+
+// A tile's rows and weights in shared memory.
+struct Staged {
+  const unsigned char *rows, *weights;
+};
+
+// The same for a block that is alone on a multiprocessor, so that nothing else fills its waits. K is in two
+// steps of a tile each. load(step, staged) loads a step's fragments while the step before is multiplied.
+// multiply(step, stage) calls stage(k, parts) for each k < parts, to queue copies between the products.
+template <class Tile, bool ALIGNED, bool RESIDENT, bool BEGUN, typename T, class Load, class Multiply>
+DEVICE void multiply_tiles_ahead(unsigned char* shared, const Operands<T>& of, const unsigned char* resident,
+                                 Load load, Multiply multiply) {
   const int tiles = of.tiles();
   auto stage = [&](int tile, int k, int parts, bool has_weights = false) {
     const Part part = {k, parts, tile < tiles};
@@ -37,33 +63,24 @@ DEVICE void multiply_tiles(unsigned char* shared, const Operands<T>& of, const u
     if (!has_weights) stage_weights_of_block<Tile>(to, of, tile, part);
     if (k + 1 == parts) copy_async_commit();
   };
-#pragma unroll
-  for (int tile = 0; tile < Tile::STAGES - 1; ++tile) stage(tile, 0, 1, BEGUN);
-  // Waits for a tile, and returns its rows and weights.
   auto wait = [&](int tile) {
     copy_async_wait<Tile::STAGES - 2>();
-    __syncthreads();  // all have copied this tile, and read the one before
+    __syncthreads();  // all have copied this tile, and loaded the one before
     const unsigned char* staged = shared + tile % Tile::STAGES * Tile::STAGE_BYTES;
-    return Staged{RESIDENT ? resident + tile * Tile::ROWS * TILE_ROW : staged, staged + Tile::ROWS * TILE_ROW};
+    return Staged{RESIDENT ? resident + tile * Tile::ROWS * TILE_ROW : staged,
+                  staged + Tile::ROWS * TILE_ROW};
   };
-  auto ahead = [&](int tile) { return [&, tile](int k, int parts) { stage(tile + Tile::STAGES - 1, k, parts); }; };
-  if constexpr (Tile::AHEAD) {
-    Staged staged = wait(0);
-    typename Tile::Fragments first, second;
-    first.load(tile_, staged, 0);
-    for (int tile = 0; tile < tiles; ++tile) {
-      second.load(tile_, staged, 1);
-      tile_.multiply_step(first, ahead(tile));
-      if (tile + 1 < tiles) {
-        staged = wait(tile + 1);
-        first.load(tile_, staged, 0);
-      }
-      tile_.multiply_step(second, [](int, int) {});
+#pragma unroll
+  for (int tile = 0; tile < Tile::STAGES - 1; ++tile) stage(tile, 0, 1, BEGUN);
+  Staged staged = wait(0);
+  load(0, staged);
+  for (int tile = 0; tile < tiles; ++tile) {
+    load(1, staged);
+    multiply(0, [&](int k, int parts) { stage(tile + Tile::STAGES - 1, k, parts); });
+    if (tile + 1 < tiles) {
+      staged = wait(tile + 1);
+      load(0, staged);
     }
-  } else {
-    for (int tile = 0; tile < tiles; ++tile) {
-      const Staged staged = wait(tile);
-      multiply(staged.rows, staged.weights, ahead(tile));
-    }
+    multiply(1, [](int, int) {});
   }
 }

@@ -97,8 +97,9 @@ template <typename T> struct Matrix {
   type* name = reinterpret_cast<type*>(dynamic_)
 
 // Copies the first `bytes` of 16 aligned bytes and fills the rest with zeros. If `bytes` is 0, nothing is
-// read.
-template <int NEEDED = 800> DEVICE void copy_async_16(void* shared, const void* global, int bytes, bool wanted = true) {
+// read. If it isn't `wanted`, nothing happens.
+template <int NEEDED = 800>
+DEVICE void copy_async_16(void* shared, const void* global, int bytes, bool wanted = true) {
   static_assert(__CUDA_ARCH__ >= NEEDED, "cp.async needs sm_80");
   const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
   asm volatile(

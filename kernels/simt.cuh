@@ -13,7 +13,7 @@ template <typename T_, int R, int L, int BLOCKS_, int STAGES_ = 4> struct Simt {
   static constexpr int STAGES = STAGES_, STAGE_BYTES = (ROWS + 4 * UNITS) * TILE_ROW;
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
   static constexpr int THREAD_ROWS = R, THREAD_GROUPS = 2, THREAD_UNITS = 1;
-  static constexpr bool READS_EARLY = false, AHEAD = false, FAST = false;  // as in Tensor
+  static constexpr bool READS_EARLY = false, FAST = false;  // as in Tensor
 
   T sums[R][2][4];
 
@@ -32,10 +32,7 @@ template <typename T_, int R, int L, int BLOCKS_, int STAGES_ = 4> struct Simt {
     for (int k = 0; k < R * 8; ++k) sums[k / 8][k / 4 % 2][k % 4] = 0;
     multiply_tiles<Simt, ALIGNED, RESIDENT, BEGUN>(
         shared, of, resident,
-        [&](const unsigned char* rows, const unsigned char* weights, auto stage) {
-          stage(0, 1);
-          multiply_tile(rows, weights);
-        }, *this);
+        [&](const unsigned char* rows, const unsigned char* weights) { multiply_tile(rows, weights); });
   }
 
   MEMBER void multiply_tile(const unsigned char* rows, const unsigned char* weights) {
