@@ -106,12 +106,11 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArgument
   const i64 first_row = (i64)blockIdx.x * ROWS;
   const int count = a.B - first_row < ROWS ? int(a.B - first_row) : ROWS;
   const int steps = (int)a.steps, N = (int)d.cell.N;
-  const int unit = Tile::unit(),
-            exist = N - unit;  // the thread's first unit, and how many exist from there on
-  Tile tile;                   // its weights come first, while other registers are free
-  tile.load_weights(weights, d.weight, N);
-  const i64 last_step = steps > 0 ? steps - 1 : 0, begin = d.reverse ? last_step : 0,
-            way = d.reverse ? -1 : 1;
+  const int unit = Tile::unit();  // the first of the thread
+  const int exist = N - unit;     // from there on
+  Tile tile;
+  tile.load_weights(weights, d.weight, N);  // first, while other registers are free
+  const i64 way = d.reverse ? -1 : 1, begin = d.reverse && steps > 0 ? steps - 1 : 0;
   ScanGates<Tile> gates(shared, row_at(d.x, begin, first_row, 0), (int)d.x.row, count, N);
   T* out = row_at(d.out, begin, first_row + Tile::row(), unit);
   const ScanFlags<ROWS> flags = {kept_flags};
@@ -200,8 +199,9 @@ __global__ void __launch_bounds__(Tile::THREADS, 1) lstm_scan(const ScanArgument
         const int row = first + r;
         A z[4][2];
 #pragma unroll
-        for (int k = 0; k < 8; ++k)
+        for (int k = 0; k < 8; ++k) {
           z[k / 2][k % 2] = sums[k % 2][k / 4][k / 2 % 2 * 2 + r] + bias_of[k % 2].at[k / 2];
+        }
         const Vector<A, 2> before = c[r];
         Vector<T, 2> h = advance<FUNCTIONS, PEEPHOLE, CLIP, true>(z, c[r], peepholes_of, d.cell.clip);
         h = keep_h<FUNCTIONS::ZONEOUT_H>(Tile::own(now, row), h);

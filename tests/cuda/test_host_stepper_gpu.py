@@ -19,6 +19,8 @@ pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fa
 UPLOAD, MATMUL = "memcpy2D", "matmul"
 STEP, PROJECT = "lstm_step", "lstm_project"
 PLANNED, FINISH, RESET = "lstm_planned", "lstm_finish", "lstm_reset"
+# These need the kernels of test_fused_stepper.py.
+PROJECTED = {"sizes": (23, 37), "proj_size": 5, "proj_clip": 0.1, "peephole": True, "cell_clip": 0.8}
 RESIDUAL = {"sizes": (8, 40), "proj_size": 8, "proj_clip": 0.5, "residual": True}
 
 
@@ -112,7 +114,7 @@ def test_large_inputs_are_copied(B, I, N, kernel, dtype, residual, copies):
 
 
 @pytest.mark.parametrize(("kernel", "dtype", "precision"), FORCED)
-@pytest.mark.parametrize("options", [{}, {"sizes": (24, 40), "proj_size": 6}])
+@pytest.mark.parametrize("options", [{}, PROJECTED])
 def test_host_buffers_take_the_same_kernels(kernel, dtype, precision, options):
     """Rows of x are aligned there, too. So `fusedlstm compile` knows all instances."""
     lstm = make(1, kernel, dtype=dtype, precision=precision, **options)
@@ -189,12 +191,18 @@ def assert_as_on_device(lstm, B, reset_to=None, steps=6):
 
 
 @pytest.mark.parametrize(("kernel", "dtype", "precision"), [*FORCED, ("matmul", "float32", "highest")])
-@pytest.mark.parametrize("options", [{}, {"sizes": (24, 40), "proj_size": 6}, RESIDUAL])
+@pytest.mark.parametrize("options", [{}, PROJECTED])
 @pytest.mark.parametrize("B", [3, 70])
 def test_bits_are_those_on_the_device(kernel, dtype, precision, options, B):
     lstm = make(2, kernel, dtype=dtype, precision=precision, **options)
     reset_to = tuple(lstm.zero_state(1)) if B == 3 else None
     assert_as_on_device(lstm, B, reset_to)
+
+
+@pytest.mark.parametrize("kernel", ["simt", "matmul"])
+@pytest.mark.parametrize("B", [3, 70])
+def test_bits_of_residual_layers(kernel, B):
+    assert_as_on_device(make(2, kernel, **RESIDUAL), B)
 
 
 @pytest.mark.parametrize("kernel", ["simt", "matmul"])

@@ -1,5 +1,7 @@
 """Whole sequences on the emulated GPU, with kernels/gates.cu and scan.cu in place of a launch for each step."""
 
+import importlib
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ B, I, N = 11, 6, 10
 @pytest.fixture
 def _scanning(monkeypatch):
     """Step all layers of sequences by scans. Single steps still use the cells' kernels."""
+    # Load it now, as it would keep the function that stands in.
+    importlib.import_module("fusedlstm.backends.cuda.sequencer")
 
     def scans(engines, rows):
         from fusedlstm.backends.cuda.scan_steps import can_scan

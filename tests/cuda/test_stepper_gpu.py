@@ -56,6 +56,12 @@ def test_a_steps_graph(layers, options, each):
     assert nodes(stepper) == [RESET, *each * layers]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_residual_output_begins_as_zeros(dtype):
+    """It isn't h, but an array of its own."""
+    assert not host(make(2, residual=True, dtype=dtype).stepper(5).output).any()
+
+
 @pytest.mark.parametrize("resets", [False, True])
 def test_a_step_is_one_launch(resets):
     """A step is one graph on the current stream. It doesn't allocate, record an event or wait."""

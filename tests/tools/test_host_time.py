@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 CALLS = {
     *("cell(x, state)", "cell(x, state, out=out)", "cell(x, state, is_first=first)"),
     *("stepper.step()", "stepper.step(x)", "pool.step(x, slots, out=y)", "pool.step(x, device_slots, out=y)"),
-    *("lstm(xs), a step of 20", "sequencer.run()"),
+    *("stepper.step(), host=True", "stepper.step(x), host=True", "stepper.step(x, first), host=True"),
+    *("the next step() without flags", "lstm(xs), a step of 20", "sequencer.run()"),
 }
 
 

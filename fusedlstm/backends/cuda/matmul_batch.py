@@ -42,6 +42,7 @@ class MatmulBatch:
         self._x = step.operand[:, columns.inputs[0]]
         self.x = pinned.zeros((B, first.I), first.dtype) if host else self._x
         self.output = step.output if output is None else output
+        self._output_is_h = not (host or residual[-1])
         self.states: tuple[tuple[LSTMState, ...], ...] = (
             tuple(LSTMState(h=step.operand[:, h], c=step.c[:, c]) for h, c in zip(columns.hs, columns.cs, strict=True)),
         )
@@ -81,7 +82,7 @@ class MatmulBatch:
         """Write zeros to all buffers that a caller can see, on the current stream."""
         self._step.operand.fill(0)
         self._step.c.fill(0)
-        if self._host:
+        if not self._output_is_h:
             self.output.fill(0)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from fusedlstm.backends.cuda.runtime.strides import is_aligned
 from fusedlstm.backends.cuda.runtime.structs import C_NAMES, Struct
 from fusedlstm.backends.cuda.step_kernels import can_stage
 from fusedlstm.backends.cuda.tiles import TENSOR_MEDIUM
+from fusedlstm.backends.kernel_choice import OLDEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,10 +72,10 @@ def scan_fits(N: int, P: int, dtype: np.dtype[Any], precision: str, capability: 
 
     A projection, float64, and float32 that isn't rounded to TF32 need another kernel.
     """
-    arithmetic = dtype.itemsize == 2 or (dtype == np.float32 and precision == "high")
-    return (*(capability >= 80, P == N, arithmetic, N <= _MOST_UNITS),) == (True,) * 4 and _fits(
-        ScanTile(_units(N), _ROWS[0]), dtype, LAST, capability
-    )
+    multiplies = dtype.itemsize == 2 or (dtype == np.float32 and precision == "high")
+    if capability < OLDEST or not multiplies or P != N or N > _MOST_UNITS:
+        return False
+    return _fits(ScanTile(_units(N), _ROWS[0]), dtype, LAST, capability)
 
 
 def scan_tile(

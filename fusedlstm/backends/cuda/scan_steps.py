@@ -21,7 +21,7 @@ def can_scan(engine: CudaCell) -> bool:
     """Whether a layer can be stepped so."""
     weights = engine.weights
     projects = weights.weight_hr is not None
-    return not projects and scan_fits(weights.N, weights.P, weights.dtype, engine.precision, engine.capability)
+    return not projects and scan_fits(weights.N, weights.P, weights.dtype, engine.precision, engine.weights.capability)
 
 
 class ScanSteps:
@@ -36,7 +36,7 @@ class ScanSteps:
 
     def __init__(self, engine: CudaCell, form: Form, buffers: LayerBuffers, gates: Any) -> None:
         weights = self._weights = engine.weights
-        self._capability, self._form, self._buffers, self._gates = engine.capability, form, buffers, gates
+        self._capability, self._form, self._buffers, self._gates = engine.weights.capability, form, buffers, gates
         weights.interleaved(weights.dtype == np.float32)  # now, as the first call synchronizes
         N, dtype, wide = weights.N, weights.dtype, weights.gates_dtype
         self.state = LSTMState(h=rows((form.B, N), dtype), c=rows((form.B, N), wide))

@@ -19,8 +19,8 @@ REASON = (
 
 
 _CAPTURES = (
-    "this thread is capturing a CUDA graph, for a new Stepper, or for sequences or a pool's step of a new number of rows. "
-    "This call came in the middle of that, from a signal handler or a finalizer: call afterwards"
+    "this thread is capturing a CUDA graph, for a new Stepper, or for sequences or a pool's step of a new number of "
+    "rows. This call came in the middle of that, from a signal handler or a finalizer: call afterwards"
 )
 capturing: set[int] = set()  # the threads that are capturing
 
