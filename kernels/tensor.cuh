@@ -4,7 +4,7 @@
 // each 8, so its accumulators hold all gates of its units.
 #pragma once
 
-#include "pipeline.cuh"
+#include "pipeline_ahead.cuh"
 
 // d += a b. Floats must be rounded to TF32: weights are stored so, and rows pass through `round_to_operand`.
 template <typename T>
@@ -62,7 +62,7 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_, int 
 #pragma unroll
     for (int k = 0; k < M * G * 16; ++k) sums[k / (G * 16)][k / 16 % G][k / 4 % 4][k % 4] = 0;
 
-    if constexpr (BLOCKS == 1 && !RESIDENT) {
+    if constexpr (BLOCKS == 1 && !RESIDENT) {  // with m, registers don't suffice
       Fragments of_step[2];
       multiply_tiles_ahead<Tensor, ALIGNED, RESIDENT, BEGUN>(
           shared, of, resident, [&](int step, const Staged& staged) { load(of_step[step], staged, step); },
