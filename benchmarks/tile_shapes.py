@@ -87,7 +87,7 @@ def _simt(r: int, lanes: int, blocks: int, instructions: int, copies: int) -> Ti
 
 # From the machine code for sm_90, by NVRTC 13.5: how many blocks registers leave room for, and the instructions of a
 # K-tile, in all and before the product.
-_WIDE = {"bfloat16": _tensor(2, 4, 4, 2, 1, 219, 119), "tf32": _tensor(2, 4, 4, 2, 1, 284, 113)}
+_WIDE = {"bfloat16": _tensor(2, 4, 4, 2, 1, 184, 22), "tf32": _tensor(2, 4, 4, 2, 1, 280, 40)}
 _LARGE = {"bfloat16": _tensor(4, 2, 2, 2, 2, 167, 101), "tf32": _tensor(4, 2, 2, 2, 2, 200, 100)}
 _MEDIUM = {"bfloat16": _tensor(2, 2, 2, 1, 4, 132, 97), "tf32": _tensor(2, 2, 2, 1, 4, 165, 91)}
 _SMALL_8 = {"bfloat16": _small(8, 6, 111, 85), "tf32": _small(8, 6, 120, 81)}

@@ -5,8 +5,8 @@
 
 // Queues the copies of a tile's weights to a stage.
 template <class Tile, typename T>
-DEVICE void stage_weights_of_block(unsigned char* stage, const Operands<T>& of, int tile) {
-  stage_weights<4 * Tile::UNITS, Tile::THREADS>(stage + Tile::ROWS * TILE_ROW, of, tile, threadIdx.x);
+DEVICE void stage_weights_of_block(unsigned char* stage, const Operands<T>& of, int tile, Part part = {}) {
+  stage_weights<4 * Tile::UNITS, Tile::THREADS>(stage + Tile::ROWS * TILE_ROW, of, tile, threadIdx.x, part);
 }
 
 // Queues the copies of the first tiles' weights, which need no rows. multiply_tiles with BEGUN must follow.

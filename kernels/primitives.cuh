@@ -97,11 +97,15 @@ template <typename T> struct Matrix {
   type* name = reinterpret_cast<type*>(dynamic_)
 
 // Copies the first `bytes` of 16 aligned bytes and fills the rest with zeros. If `bytes` is 0, nothing is
-// read.
-template <int NEEDED = 800> DEVICE void copy_async_16(void* shared, const void* global, int bytes) {
+// read. If it isn't `wanted`, nothing happens.
+template <int NEEDED = 800>
+DEVICE void copy_async_16(void* shared, const void* global, int bytes, bool wanted = true) {
   static_assert(__CUDA_ARCH__ >= NEEDED, "cp.async needs sm_80");
   const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %3, 0; @p cp.async.cg.shared.global [%0], [%1], 16, %2; }" ::"r"(to),
+      "l"(global), "r"(bytes), "r"((int)wanted)
+      : "memory");
 }
 
 // Ends a group of the thread's copies.

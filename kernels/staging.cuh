@@ -28,39 +28,52 @@ template <typename T> struct Operands {
   MEMBER int tiles() const { return x_tiles() + (P + K - 1) / K; }
 };
 
+// One of the parts in which a thread queues its copies of a tile. Those of weights are halfway between those
+// of rows. Copies that aren't wanted depend on a predicate. A branch would keep them together.
+struct Part {
+  int at = 0, parts = 1;
+  bool wanted = true;
+
+  MEMBER bool has_of_rows(int k, int copies) const { return k * parts / copies == at; }
+  MEMBER bool has_of_weights(int k, int copies) const { return (k * parts + parts / 2) / copies == at; }
+};
+
 // Queues the copies of a tile's weights (ROWS, K), shared among THREADS.
 template <int ROWS, int THREADS, typename T>
-DEVICE void stage_weights(unsigned char* to, const Operands<T>& of, int tile, int thread) {
+DEVICE void stage_weights(unsigned char* to, const Operands<T>& of, int tile, int thread, Part part = {}) {
   static_assert(ROWS * CHUNKS % THREADS == 0, "no thread is left over");
 #pragma unroll
   for (int k = 0; k < ROWS * CHUNKS / THREADS; ++k) {
+    if (!part.has_of_weights(k, ROWS * CHUNKS / THREADS)) continue;
     const int first = k * THREADS / CHUNKS, row = thread / CHUNKS, chunk = thread % CHUNKS;
     const T* from =
         of.weight + (first + row) * of.weight_stride + tile * of.K + chunk * (CHUNK / (int)sizeof(T));
-    copy_async_16(to + place(first, row, chunk), from, CHUNK);
+    copy_async_16(to + place(first, row, chunk), from, CHUNK, part.wanted);
   }
 }
 
 // Queues the copies of x or h (ROWS, K). Null rows, and columns past a row's end, become zeros.
 // ALIGNED: rows of x and h begin at multiples of 16 bytes. If not, elements are copied one by one,
-// synchronously.
+// synchronously, in the first part.
 template <int ROWS, int THREADS, bool ALIGNED, typename T>
-DEVICE void stage_rows(unsigned char* to, const Operands<T>& of, int tile, int thread) {
-  const int each = CHUNK / (int)sizeof(T);
+DEVICE void stage_rows(unsigned char* to, const Operands<T>& of, int tile, int thread, Part part = {}) {
+  const int each = CHUNK / (int)sizeof(T), copies = (ROWS * CHUNKS + THREADS - 1) / THREADS;
   const bool in_x = tile < of.x_tiles();
   const int length = in_x ? of.I : of.P, first = (in_x ? tile : tile - of.x_tiles()) * of.K;
   if (ALIGNED) {
     const T* nowhere = of.weight;  // an aligned address, from which nothing is read
 #pragma unroll
-    for (int k = 0; k < (ROWS * CHUNKS + THREADS - 1) / THREADS; ++k) {
+    for (int k = 0; k < copies; ++k) {
+      if (!part.has_of_rows(k, copies)) continue;
       const int above = k * THREADS / CHUNKS, own = thread / CHUNKS, row = above + own;
       const int chunk = thread % CHUNKS, column = first + chunk * each;
       if (ROWS * CHUNKS % THREADS != 0 && row >= ROWS) break;
       const T* from = in_x ? of.rows[row].x : of.rows[row].h;
       const int left = from ? length - column : 0, count = left < 0 ? 0 : left < each ? left : each;
-      copy_async_16(to + place(above, own, chunk), count ? from + column : nowhere, count * (int)sizeof(T));
+      copy_async_16(to + place(above, own, chunk), count ? from + column : nowhere, count * (int)sizeof(T),
+                    part.wanted);
     }
-  } else {
+  } else if (part.at == 0 && part.wanted) {
 #pragma unroll 1
     for (int k = thread; k < ROWS * of.K; k += THREADS) {
       const int row = k / of.K, column = k % of.K;

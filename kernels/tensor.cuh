@@ -4,7 +4,7 @@
 // each 8, so its accumulators hold all gates of its units.
 #pragma once
 
-#include "pipeline.cuh"
+#include "pipeline_ahead.cuh"
 
 // d += a b. Floats must be rounded to TF32: weights are stored so, and rows pass through `round_to_operand`.
 template <typename T>
@@ -62,9 +62,16 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_, int 
 #pragma unroll
     for (int k = 0; k < M * G * 16; ++k) sums[k / (G * 16)][k / 16 % G][k / 4 % 4][k % 4] = 0;
 
-    multiply_tiles<Tensor, ALIGNED, RESIDENT, BEGUN>(
-        shared, of, resident,
-        [&](const unsigned char* rows, const unsigned char* weights) { multiply_tile(rows, weights); });
+    if constexpr (BLOCKS == 1 && !RESIDENT) {  // with m, registers don't suffice
+      Fragments of_step[2];
+      multiply_tiles_ahead<Tensor, ALIGNED, RESIDENT, BEGUN>(
+          shared, of, resident, [&](int step, const Staged& staged) { load(of_step[step], staged, step); },
+          [&](int step, auto stage) { multiply_step(of_step[step], stage); });
+    } else {
+      multiply_tiles<Tensor, ALIGNED, RESIDENT, BEGUN>(
+          shared, of, resident,
+          [&](const unsigned char* rows, const unsigned char* weights) { multiply_tile(rows, weights); });
+    }
   }
 
   MEMBER void multiply_tile(const unsigned char* rows, const unsigned char* weights) {
@@ -73,22 +80,57 @@ template <typename T_, int WARPS_R, int WARPS_C, int M, int G, int BLOCKS_, int 
       unsigned a[M][4];
 #pragma unroll
       for (int m = 0; m < M; ++m) {
-        load_matrix_x4(a[m], rows + place(warp_row + m * 16, lane % 16, step * 2 + lane / 16));
+        load_a(a[m], rows, m, step);
         round_to_operand<T>(a[m]);
       }
 #pragma unroll
       for (int g = 0; g < G; ++g) {
 #pragma unroll
         for (int gates = 0; gates < 4; gates += 2) {
-          unsigned both[4];  // the fragments b of two gates
-          const int first = (warp_group + g) * 32 + gates * 8;
-          load_matrix_x4(both, weights + place(first, lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
-          const unsigned b[2][2] = {{both[0], both[1]}, {both[2], both[3]}};
-#pragma unroll
-          for (int k = 0; k < 2 * M; ++k) multiply_add<T>(sums[k / 2][g][gates + k % 2], a[k / 2], b[k % 2]);
+          unsigned both[4];
+          load_b(both, weights, g, gates, step);
+          add_products(a, both, g, gates);
         }
       }
     }
+  }
+
+  // The operands of a step.
+  struct Fragments {
+    unsigned a[M][4], both[G][2][4];
+  };
+
+  MEMBER void load(Fragments& to, const Staged& staged, int step) {
+#pragma unroll
+    for (int m = 0; m < M; ++m) load_a(to.a[m], staged.rows, m, step);
+#pragma unroll
+    for (int k = 0; k < 2 * G; ++k) load_b(to.both[k / 2][k % 2], staged.weights, k / 2, k % 2 * 2, step);
+  }
+
+  template <class Stage> MEMBER void multiply_step(Fragments& of, Stage stage) {
+#pragma unroll
+    for (int m = 0; m < M; ++m) round_to_operand<T>(of.a[m]);
+#pragma unroll
+    for (int k = 0; k < 2 * G; ++k) {
+      add_products(of.a, of.both[k / 2][k % 2], k / 2, k % 2 * 2);
+      stage(k, 2 * G);
+    }
+  }
+
+  MEMBER void load_a(unsigned (&a)[4], const unsigned char* rows, int m, int step) {
+    load_matrix_x4(a, rows + place(warp_row + m * 16, lane % 16, step * 2 + lane / 16));
+  }
+
+  // Loads the fragments b of two gates.
+  MEMBER void load_b(unsigned (&both)[4], const unsigned char* weights, int g, int gates, int step) {
+    const int first = (warp_group + g) * 32 + gates * 8;
+    load_matrix_x4(both, weights + place(first, lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
+  }
+
+  MEMBER void add_products(const unsigned (&a)[M][4], const unsigned (&both)[4], int g, int gates) {
+    const unsigned b[2][2] = {{both[0], both[1]}, {both[2], both[3]}};
+#pragma unroll
+    for (int k = 0; k < 2 * M; ++k) multiply_add<T>(sums[k / 2][g][gates + k % 2], a[k / 2], b[k % 2]);
   }
 };
 

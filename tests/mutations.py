@@ -47,7 +47,7 @@ STATE_ROWS = "test_state_rows"
 # The smallest tile that shows the mistake.
 SMALL = "test_step and small8-__half"
 MEDIUM = "test_step and medium-__half"
-LARGE = "test_step and large-__half"
+LARGE, WIDE = "test_step and large-__half", "test_step and wide-__half"
 MEDIUM_SHORT, SMALL_SHORT = "test_step and medium3-__half", "test_step and small8_3-__half"
 SIMT_SHORT = "test_step and simt_medium3-float"
 TF32 = "test_step and medium-float"
@@ -981,7 +981,11 @@ STAGING = [
     ("tiles of h but its last", "(P + K - 1) / K; }", "P / K; }"),
     ("weights of the first tile", "tile * of.K + chunk", "chunk"),
     ("weights by bytes", "chunk * (CHUNK / (int)sizeof(T))", "chunk * CHUNK"),
-    ("weights of half a chunk", "from, CHUNK);", "from, CHUNK / 2);"),
+    ("weights of half a chunk", "from, CHUNK, part", "from, CHUNK / 2, part"),
+    ("a part without copies of rows", "k * parts / copies == at", "k * parts / copies == at + 1", WIDE),
+    ("a part without copies of weights", "parts / 2) / copies", "parts) / copies", WIDE),
+    ("weights that aren't wanted", "from, CHUNK, part.wanted", "from, CHUNK, true", WIDE),
+    ("rows that aren't wanted", "                    part.wanted);", "                    true);", WIDE),
     ("int offset of weights", "(first + row) * of.weight_stride", "(first + row) * (int)of.weight_stride", OFFSETS),
     ("h from a tile on", "tile < of.x_tiles()", "tile <= of.x_tiles()"),
     ("h's tiles numbered from x on", "(in_x ? tile : tile - of.x_tiles())", "tile"),
@@ -1012,6 +1016,7 @@ STAGING = [
 WAIT = "    copy_async_wait<Tile::STAGES - 2>();\n"
 BARRIER = "    __syncthreads();  // all have copied this tile, and multiplied the one before\n"
 STAGE = "    stage(tile + Tile::STAGES - 1);\n"
+AHEAD_BARRIER = "    __syncthreads();  // all have copied this tile, and loaded the one before\n"
 PIPELINE = [
     ("no wait", WAIT, ""),
     ("a wait of one too many in flight", "copy_async_wait<Tile::STAGES - 2>", "copy_async_wait<Tile::STAGES - 1>"),
@@ -1034,6 +1039,22 @@ PIPELINE = [
     ("groups of copies without an end", "    copy_async_commit();\n", ""),
     ("weights over rows", "(stage + Tile::ROWS * TILE_ROW", "(stage + (Tile::ROWS - 1) * TILE_ROW"),
     ("m's first tile alone", "resident + tile * Tile::ROWS * TILE_ROW", "resident", PROJECTS_MEDIUM),
+]
+PIPELINE_AHEAD = [
+    ("no wait", WAIT, ""),
+    ("a wait of one too many in flight", "copy_async_wait<Tile::STAGES - 2>", "copy_async_wait<Tile::STAGES - 1>"),
+    ("no barrier", AHEAD_BARRIER, ""),
+    ("a barrier before the wait", WAIT + AHEAD_BARRIER, AHEAD_BARRIER + WAIT),
+    ("copies before the operands are loaded", "stage(tile + Tile::STAGES - 1, k", "stage(tile + Tile::STAGES, k"),
+    ("a stage that is not the tile's", "to = shared + tile % Tile::STAGES", "to = shared + tile % (Tile::STAGES - 1)"),
+    ("a stage too few at first", "STAGES - 1; ++tile) stage(", "STAGES - 2; ++tile) stage("),
+    ("weights of later tiles left out", "- 1, k, parts); }", "- 1, k, parts, true); }"),
+    ("tiles beyond the last", "k, parts, tile < tiles}", "k, parts, true}"),
+    ("groups of copies without an end", "    if (k + 1 == parts) copy_async_commit();\n", ""),
+    ("a group of copies for each part", "if (k + 1 == parts) copy", "copy"),
+    ("the last tile left out", "tile < tiles; ++tile", "tile < tiles - 1; ++tile"),
+    ("the first half of the tile before", "      load(0, staged);\n", ""),
+    ("the second half of the first tile", "      staged = wait(tile + 1);", "      wait(tile + 1);"),
 ]
 TENSOR = [
     ("rows of a thread", "r * 8 + lane / 4", "r * 8 + lane % 8"),
@@ -1420,6 +1441,7 @@ MUTATIONS = [
     *(Mutation("rows.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in ROWS),
     *(Mutation("staging.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in STAGING),
     *(Mutation("pipeline.cuh", what, old, new, *tests or [MEDIUM]) for what, old, new, *tests in PIPELINE),
+    *(Mutation("pipeline_ahead.cuh", what, old, new, *tests or [WIDE]) for what, old, new, *tests in PIPELINE_AHEAD),
     *(Mutation("tensor.cuh", what, old, new, *tests or [MEDIUM]) for what, old, new, *tests in TENSOR),
     *(Mutation("tensor_small.cuh", what, old, new, *tests or [SMALL]) for what, old, new, *tests in TENSOR_SMALL),
     *(Mutation("simt.cuh", what, old, new, *tests or [SIMT]) for what, old, new, *tests in SIMT_TILES),

@@ -58,7 +58,8 @@ def file_of(tile):
 def accesses_of(instance):
     """Return the accesses that a step must have, so that the names in a trace can't change unnoticed."""
     file = file_of(instance.shape)
-    wanted = STAGED | {(f"{file}: multiply_tile", "load", 16)}
+    operands = ("load_a", "load_b") if file == "tensor.cuh" else ("multiply_tile",)
+    wanted = STAGED | {(f"{file}: {function}", "load", 16) for function in operands}
     if file == "tensor_small.cuh":
         wanted |= {SUM, (f"{file}: share", "store", 8)}
     if instance.project:

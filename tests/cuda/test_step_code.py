@@ -11,15 +11,24 @@ from fusedlstm.backends.cuda import tiles
 from support import sass, step_code
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-# The instructions of a step that the facts are about. A thread of TENSOR_MEDIUM has 2 units in each of 4 rows.
-GOOD = "\n".join(
-    [
-        *("LDGSTS.E.BYPASS.128 [R11], desc[UR10][R26.64]", "MEMBAR.ALL.GPU"),
-        *(["@P0 LD.E.64 R24, desc[UR10][R26.64]"] * 4 + ["MUFU.EX2 R1, R2"] * 64),
-        *(["ST.E.64 desc[UR10][R28.64], R26", "@P0 ST.E desc[UR10][R26.64], R23", "STG.E desc[UR10][R24.64], R23"] * 4),
-        "EXIT",
-    ]
-)
+
+
+def step(pairs):
+    """Return the instructions of a step that the facts are about, for some pairs of units of a thread."""
+    stores = ["ST.E.64 desc[UR10][R28.64], R26", "@P0 ST.E desc[UR10][R26.64], R23", "STG.E desc[UR10][R24.64], R23"]
+    return "\n".join(
+        [
+            *("LDGSTS.E.BYPASS.128 [R11], desc[UR10][R26.64]", "MEMBAR.ALL.GPU"),
+            *(["@P0 LD.E.64 R24, desc[UR10][R26.64]"] * pairs + ["MUFU.EX2 R1, R2"] * 16 * pairs),
+            *(stores * pairs),
+            "EXIT",
+        ]
+    )
+
+
+GOOD = step(4)  # a thread of TENSOR_MEDIUM has 2 units in each of 4 rows
+COPY, BARRIER = "LDGSTS.E.BYPASS.128 [R11], desc[UR10][R26.64]\n", "BAR.SYNC.DEFER_BLOCKING 0x0\n"
+LOOP = f".L_x_2:\nHMMA.16816.F32.BF16 R4, R8, R12, R4\n{COPY}{BARRIER}LDSM.16.M88.4 R8, [R3]\n@P1 BRA `(.L_x_2)\n"
 
 
 def program(lines):
@@ -36,6 +45,13 @@ def complaints(lines, tile=tiles.TENSOR_MEDIUM):
 
 def test_good_code_has_no_complaints():
     assert complaints(GOOD) == set()
+    assert complaints(step(16).replace("MEMBAR", f"{LOOP}MEMBAR"), tiles.TENSOR_WIDE) == set()
+
+
+def test_copies_before_products_are_found():
+    loop = LOOP.replace(COPY + BARRIER, BARRIER + COPY)
+    assert complaints(step(16).replace("MEMBAR", f"{loop}MEMBAR"), tiles.TENSOR_WIDE) == {"products precede copies"}
+    assert complaints(GOOD.replace("MEMBAR", f"{loop}MEMBAR")) == set()  # neighbours multiply in the meantime
 
 
 LOAD, STORE = "@P0 LD.E.64 R24, desc[UR10][R26.64]", "STG.E desc[UR10][R24.64], R23"

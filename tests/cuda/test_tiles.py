@@ -36,7 +36,8 @@ ROOMY = (80, 87, 90, 100, 103)
         *((4096, 512, capability, "large") for capability in (86, 89, 120, 121, 999)),
         (1921, 512, 90, "wide"),  # 16 blocks of rows times 8 of units
         (1920, 512, 90, "large"),
-        (1 << 20, 511, 90, "large"),  # too few units
+        (1 << 20, 255, 90, "large"),  # too few units
+        (2048, 768, 90, "large"),  # 192 blocks would run in two rounds
         (1 << 20, 544, 90, "large"),  # half of a block's units would be missing
         (1 << 20, 545, 90, "wide"),
     ],

@@ -15,7 +15,8 @@ LANES, BANKS, WORD = 32, 32, 4
 # pointers.
 FUNCTIONS = {
     *(f"staging.cuh: {name}" for name in ("stage_weights", "stage_rows", "clear", "put")),
-    *(f"{file}.cuh: multiply_tile" for file in ("tensor", "tensor_small", "simt")),
+    *(f"{file}.cuh: multiply_tile" for file in ("tensor_small", "simt")),
+    *(f"tensor.cuh: load_{operand}" for operand in "ab"),
     *(f"tensor_small.cuh: {name}" for name in ("share", "sum")),
 }
 ROWS = "rows"

@@ -3,6 +3,8 @@
 import re
 from collections import Counter
 
+from fusedlstm.backends.cuda import tiles
+
 from support import sass
 
 # Accesses through a row's pointers, which come from shared memory, are generic: to c and h. Others are global.
@@ -56,6 +58,24 @@ def _has_no_local_memory(program, *_):
     return not {each.opcode.partition(".")[0] for each in program} & {"LDL", "STL"}
 
 
+def _products_precede_copies(program, tile, _):
+    """After the barrier of a K tile, a block that is alone on a multiprocessor multiplies before it queues copies."""
+    if tile != tiles.TENSOR_WIDE:
+        return True
+    barriers = [number for number, each in enumerate(program) if each.opcode.startswith("BAR")]
+    waiting = [number for number in barriers if number in sass.reachable(program, [number])]
+    assert waiting
+    seen = set()
+    while waiting:
+        number = waiting.pop()
+        if program[number].opcode.startswith("LDGSTS"):
+            return False
+        if number not in seen and not program[number].opcode.startswith("HMMA"):
+            seen.add(number)
+            waiting += program[number].next
+    return True
+
+
 def units_of_a_thread(tile):
     """Return how many units a thread has in all its rows. Threads of small tiles may be idle."""
     return max(tile.rows * tile.units // tile.threads, 1 + tile.pairs)
@@ -67,4 +87,5 @@ _FACTS = {
     "pairs are stored whole": _pairs_are_stored_whole,
     "special functions are few": _has_few_special_functions,
     "no local memory": _has_no_local_memory,
+    "products precede copies": _products_precede_copies,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -99,9 +100,10 @@ ALL = (
 
 # Up to this many rows, a kernel takes a smaller tile. All tiles of a kernel give a row the same bits.
 _FEW_TENSOR, _FEW_SIMT, _MORE_SIMT = 8, 64, 2048
-# A wide tile's block is alone on a multiprocessor, where nothing overlaps its product and what follows that. From this
-# many units on, products take so long that it is no slower. A model says so (benchmarks/predictions.py).
-_MANY_UNITS = 512
+# A wide tile's block is alone on a multiprocessor, where nothing overlaps its product and what follows that. It is no
+# slower from this many units on, if this much of all rounds of blocks is full. A model says so
+# (benchmarks/predictions.py).
+_MANY_UNITS, _FULL = 256, 0.8
 
 
 def tile_of(kernel: str, B: int, units: int, dtype: np.dtype[Any], capability: int) -> Tile:
@@ -129,7 +131,8 @@ def _fits_wide(B: int, units: int) -> bool:
     """
     row_blocks, unit_blocks = TENSOR_WIDE.grid(B, units)
     whole = TENSOR_LARGE.grid(B, units)[1] % 2 == 0
-    return whole and units >= _MANY_UNITS and row_blocks * unit_blocks >= _ENOUGH_BLOCKS
+    rounds = row_blocks * unit_blocks / _ENOUGH_BLOCKS
+    return whole and units >= _MANY_UNITS and rounds >= max(1, _FULL * math.ceil(rounds))
 
 
 def _by_rows(kernel: str, B: int, dtype: np.dtype[Any]) -> Tile:
