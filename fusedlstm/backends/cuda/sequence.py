@@ -61,6 +61,17 @@ class CudaSequence(SequenceEngine):
     def kernels(self, engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
         return kernels_of(engines, B)
 
+    def _marks(self, run: SequenceRun) -> Marks:
+        """Return the marks of a call, and queue their uploads."""
+        try:
+            uploads = self._uploads.pop()
+        except IndexError:  # other calls use them all
+            uploads = Uploads()
+        try:
+            return Marks.of(run, uploads)
+        finally:
+            self._uploads.append(uploads)
+
     def _keep_states(self, run: SequenceRun) -> None:
         """Do the work of a call without steps or rows."""
         for state, final in zip(run.states, run.finals, strict=True):
