@@ -37,6 +37,8 @@ def mapped(array: NumpyArray) -> Any:
 
 def queue_upload(to: Any, rows: NumpyArray) -> None:
     """Queue a copy of contiguous pinned rows (B, K) to the GPU on the current stream. It can be captured."""
+    if not rows.size:
+        return
     (B, K), kind = rows.shape, cupy.cuda.runtime.memcpyHostToDevice
     pitch, width = row_stride(to) * to.itemsize, K * rows.itemsize
     stream = cupy.cuda.get_current_stream().ptr
