@@ -290,8 +290,9 @@ class LSTM(Sequenceable):
             mask: (T, B) booleans, instead of lengths. Row b takes step t if mask[t, b] is True, and otherwise keeps its
                 state.
             is_first: (T, B) booleans. True means that step t begins a new sequence in row b. The state is reset before
-                step t. A backward direction resets it after step t instead, but never after step 0. So the returned
-                state is never reset. Flags of steps that a row does not take are ignored.
+                step t. A backward direction resets it after step t instead, but never after the last step that it
+                takes in a row. So the returned state is never reset. Flags of steps that a row does not take are
+                ignored.
             reset_to: the state to reset rows to: one for each layer and direction, with one row or B; None for zeros.
                 Even a NaN in the old state has no effect after a reset.
             reverse: whether every layer runs from the last step to the first. Each output stays at the index of its x.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, StackedWeights
+from fusedlstm.backends.cuda import chunked_sequence
 
 from driver import memory, observe
 from support.backends import BACKENDS
@@ -205,15 +206,26 @@ def test_outputs_are_written_in_place():
 
 
 def test_graphs_are_bounded():
-    """At most 8 graphs are kept, and those used last stay."""
+    """The graphs of 8 forms are kept, and those used last stay."""
     lstm = make()
-    for rows in (1, 2, 3, 4, 5):
-        lstm(*arguments(lstm, 21, rows))
+    for rows in range(1, 10):
+        lstm(*arguments(lstm, 5, rows))
     kept = parts(lstm)[0]._free
-    assert [(each.form.B, len(each)) for each in kept] == [(4, 3), (5, 3)]
-    lstm(*arguments(lstm, 21, 4))
-    lstm(*arguments(lstm, 21, 6))
-    assert [each.form.B for each in kept] == [4, 6]
+    assert [each.form.B for each in kept] == [2, 3, 4, 5, 6, 7, 8, 9]
+    lstm(*arguments(lstm, 5, 2))
+    lstm(*arguments(lstm, 5, 1))
+    assert [each.form.B for each in kept] == [4, 5, 6, 7, 8, 9, 2, 1]
+
+
+def test_forms_in_turn_capture_once(monkeypatch):
+    """Calls of several forms, each with all sizes of chunks, find their graphs again."""
+    lstm, calls = make(), []
+    for rows in (1, 2, 3):
+        lstm(*arguments(lstm, 21, rows))
+    monkeypatch.setattr(chunked_sequence, "captured", calls.append)
+    for rows in (1, 2, 3):
+        lstm(*arguments(lstm, 21, rows))
+    assert not calls
 
 
 @needs_own_memory

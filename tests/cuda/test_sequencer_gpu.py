@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, BackendUnavailableError, LSTMState, StackedWeights
+from fusedlstm import LSTM, BackendUnavailableError, LSTMCell, LSTMState, StackedWeights
 from fusedlstm.backends.cuda.runtime import fork
 
 from driver import memory, observe
@@ -125,6 +125,25 @@ def test_other_calls_in_a_callers_graph():
     stream.synchronize()
     other.run(xs)
     assert bits_of(sequencer.read()) == bits_of(other.read())
+
+
+@pytest.mark.parametrize("owner", ["sequencer", "stepper", "cell"])
+def test_captures_refuse_host_arguments(owner):
+    """A replay would read the copy of the argument after its memory was used again."""
+    lstm = make(1)
+    cell = LSTMCell(lstm.weights.layers[0], backend="cuda", kernel="simt")
+    sequencer, stepper = lstm.sequencer(7, B, **ALL), cell.stepper(B)
+    x, state = cell.asarray(np.zeros((B, I))), cell.zero_state(B)
+    calls = {
+        "sequencer": lambda: sequencer.run(lengths=np.full(B, 3)),
+        "stepper": lambda: stepper.step(is_first=[True] * B),
+        "cell": lambda: cell(x, state, is_first=[True] * B),
+    }
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
+        with pytest.raises(RuntimeError, match="in host memory can't be captured: each replay would read"):
+            calls[owner]()
+        stream.end_capture()
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int32", "uint64"])

@@ -52,7 +52,7 @@ SEQUENCES = {
         ),
         ("buffers are made anew", "        free.append(graphs)\n", "", "now sequences call_queues"),
         ("the newest graphs are dropped", "free.pop(0)", "free.pop()", "now sequences bounded"),
-        ("graphs are never dropped", "> _MOST_GRAPHS:", "> 1 << 30:", "now sequences bounded"),
+        ("graphs are never dropped", "> _MOST_SETS:", "> 1 << 30:", "now sequences bounded"),
         (
             "a capture runs on the state",
             "            static.begin(run.states, reset_to)\n            for start",
@@ -92,8 +92,8 @@ SEQUENCES = {
         ),
         (
             "a user's capture",
-            '            check_not_captured("an LSTM\'s call on sequences")\n',
-            "",
+            "            check_not_captured(",
+            "            str(",
             "now sequences captured_call",
         ),
     ],

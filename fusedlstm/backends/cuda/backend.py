@@ -17,7 +17,7 @@ from fusedlstm.backends.cuda.layer_step import batch_step, slot_step
 from fusedlstm.backends.cuda.pool import CudaPool
 from fusedlstm.backends.cuda.runtime import fork, tuned
 from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
-from fusedlstm.backends.cuda.runtime.streams import Exported, Order, Turns
+from fusedlstm.backends.cuda.runtime.streams import Exported, Order, Turns, check_not_captured
 from fusedlstm.backends.cuda.runtime.strides import span
 from fusedlstm.backends.cuda.sequence import CudaSequence
 from fusedlstm.backends.cuda.sequencer import CudaSequencer
@@ -99,7 +99,11 @@ class CudaBackend:
         return view
 
     def mask(self, values: Any) -> Any:
-        """Return a mask on this device. A host array that isn't boolean is returned unchanged, for checks to refuse."""
+        """Return a mask on this device. A host array that isn't boolean is returned unchanged, for checks to refuse.
+
+        Raises:
+            RuntimeError: a host array can't be uploaded, as the caller captures the current stream.
+        """
         if isinstance(values, cupy.ndarray):
             return values
         host = host_mask(values)
@@ -107,6 +111,7 @@ class CudaBackend:
             return host
         fork.check_process()
         with self._device:
+            check_not_captured("flags in host memory", "each replay would read memory that is freed after the call")
             return cupy.asarray(host)
 
     def signature(self, x: Any, h: Any, c: Any) -> tuple[Any, ...]:

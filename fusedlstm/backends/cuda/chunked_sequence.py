@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fusedlstm.state import LSTMState
 
 SIZES = (64, 16, 4, 1)  # of chunks, in steps
-_MOST_GRAPHS = 8  # to keep
+_MOST_SETS = 8  # of graphs to keep; limiting single graphs would drop some of a set of SIZES, call after call
 
 
 def chunks(T: int, most: int) -> Iterator[tuple[int, int]]:
@@ -102,11 +102,11 @@ class ChunkedSequence:
 
     def _give_back(self, graphs: _Graphs) -> None:
         """Keep graphs for later calls. The least recently used ones are freed."""
-        if not len(graphs):  # the call failed early. Its buffers would never be freed, as they don't count
+        if not len(graphs):  # the call failed early
             return
         free = self._free
         free.append(graphs)
-        while len(free) > 1 and sum(len(each) for each in free[:]) > _MOST_GRAPHS:
+        while len(free) > _MOST_SETS:
             try:
                 free.pop(0)
             except IndexError:  # another thread has just taken the last

@@ -12,7 +12,7 @@ import numpy as np
 from fusedlstm.backends.cuda.chunked_sequence import kernels_of
 from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.graphs import captured
-from fusedlstm.backends.cuda.runtime.streams import Turns, is_captured
+from fusedlstm.backends.cuda.runtime.streams import Turns, check_not_captured, is_captured
 from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows, copy_steps
 from fusedlstm.backends.cuda.sequence_form import Form, even_rows, rows
 from fusedlstm.backends.cuda.sequence_marks import Marks
@@ -129,6 +129,10 @@ class CudaSequencer:
             if to is self.buffers.xs:
                 copy_steps(to, values)
                 return
+            if isinstance(values, np.ndarray):
+                check_not_captured(
+                    "an argument in host memory", "each replay would read memory that is freed after the call"
+                )
             values = cupy.asarray(values)
             if values.dtype == np.uint64:  # of lengths; without a copy, which a caller's graph would outlive
                 cupy.minimum(values, np.uint64(self._form.T), out=to.view(np.uint64))

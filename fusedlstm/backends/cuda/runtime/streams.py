@@ -171,10 +171,10 @@ def is_captured(stream: Any) -> bool:
     return stream.ptr not in (0, _LEGACY) and bool(cupy.cuda.runtime.streamIsCapturing(stream.ptr))
 
 
-def check_not_captured(what: str) -> None:
+def check_not_captured(what: str, why: str) -> None:
     """Raise RuntimeError if the current stream of this device is captured by the caller."""
     if is_captured(cupy.cuda.get_current_stream()):
-        raise RuntimeError(f"{what} can't be captured: it launches graphs, whose buffers later calls use again")
+        raise RuntimeError(f"{what} can't be captured: {why}")
 
 
 class Exported:
