@@ -34,7 +34,9 @@ class LSTM(Sequenceable):
     A state is always a tuple of LSTMState, one for each layer and direction. The order is PyTorch's: layer 0 forward,
     layer 0 backward, layer 1 forward ... An LSTM holds weights but no state. Several threads may call it at once, and a
     signal handler may call it during another call. On a GPU, a call on sequences of a new size, or with new options,
-    first captures graphs. A call nested in a capture raises RuntimeError. The same call always gives the same bits.
+    first captures graphs. The last 8 sizes and options keep theirs, each with buffers of some 50 MiB, or of one step if
+    that needs more. In a bidirectional LSTM, each layer and direction keeps as many. A call nested in a capture raises
+    RuntimeError. The same call always gives the same bits.
 
     As with `LSTMCell`, arrays on the LSTM's device may come from any library that shares its memory, even from several
     at once. Only sequences whose steps are not contiguous are copied, part by part. Results are in the library of x.
