@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fusedlstm.backends import kernel_choice
+from fusedlstm.backends import sequence_choice
 
 import driver
 
@@ -35,7 +35,7 @@ def test_every_call_is_timed(tmp_path):
     assert {(row["dtype"], row["call"]) for row in found["rows"]} == {
         (dtype, call) for dtype in ("float32", "bfloat16") for call in CALLS
     }
-    assert all(row["kernel"] in kernel_choice.NAMES and row["seconds"] > 0 < row["adds"] for row in found["rows"])
+    assert all(row["kernel"] in sequence_choice.NAMES and row["seconds"] > 0 < row["adds"] for row in found["rows"])
     title, *table = done.stdout.splitlines()
     assert title.startswith("The host's time of a call, B = 64, I = N = 128, CuPy ")
     assert [line.split()[0] for line in table] == [row["dtype"] for row in found["rows"]]
