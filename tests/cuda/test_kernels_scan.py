@@ -113,7 +113,14 @@ def assert_same(instance, a, expected):
         assert_same_bits("last", a["last"], last)
 
 
-@pytest.mark.parametrize("instance", INSTANCES, ids=lambda each: f"{each.dtype}-{INSTANCES.index(each)}")
+def instances():
+    """Return INSTANCES. One of each dtype always runs, the others at night."""
+    for k, instance in enumerate(INSTANCES):
+        usual = k == next(number for number, each in enumerate(INSTANCES) if each.dtype == instance.dtype)
+        yield pytest.param(instance, id=f"{instance.dtype}-{k}", marks=[] if usual else [pytest.mark.nightly])
+
+
+@pytest.mark.parametrize("instance", list(instances()))
 def test_scan_has_the_bits_of_steps(functions, instance):
     scan, step = functions(instance)
     for k, layout in enumerate(layouts(instance)):
@@ -219,7 +226,11 @@ def test_scan_is_near_the_formula(functions, name):
         assert_same_bits("outputs", a["out"][0], a["h_out"])
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize(
+    "schedule",
+    [pytest.param(each, marks=[pytest.mark.nightly] * (each != SCHEDULES[0])) for each in SCHEDULES],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["__half", "__nv_bfloat16", "float"])
 def test_gates(name, schedule):
     """lstm_gates sums in the order of K, whether rows can be staged or can't."""
