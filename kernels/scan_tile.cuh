@@ -63,9 +63,9 @@ template <typename T_, int UNITS_, int ROWS_> struct ScanTile {
     return reinterpret_cast<unsigned*>(others + (((step - KEPT) * 4 + k) * THREADS + threadIdx.x) * CHUNK);
   }
 
-  // Where a row of h is: bits 0 and 1 of its number are swapped. A warp writes every second row at once, and
-  // then writes to all banks.
-  MEMBER static int slot(int row) { return (row & ~3) | row % 2 * 2 | row / 2 % 2; }
+  // Where a row of h is: of each 8, the even ones precede the odd ones. A warp writes every second row at
+  // once, and then writes to all banks.
+  MEMBER static int slot(int row) { return (row & ~7) | row % 2 * 4 | row / 2 % 4; }
 
   // Adds the products of 8 rows of h to sums[unit][tile of A].
   MEMBER void multiply(const unsigned char* h, int batch, float (&sums)[2][2][4]) const {
