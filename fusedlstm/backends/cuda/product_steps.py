@@ -9,18 +9,16 @@ import cupy
 
 from fusedlstm.backends.cuda.kernels import Destinations
 from fusedlstm.backends.cuda.runtime.cublaslt import Matmul
-from fusedlstm.backends.cuda.runtime.strides import copy_rows
-from fusedlstm.backends.cuda.sequence_form import rows
+from fusedlstm.backends.cuda.sequence_form import LayerSteps, rows
 from fusedlstm.backends.cuda.sequence_kernels import finish_step_launch, step_launch
 from fusedlstm.backends.cuda.step_kernels import Resets
-from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
     from fusedlstm.backends.cuda.cell import CudaCell
     from fusedlstm.backends.cuda.sequence_form import Form, LayerBuffers, Workspace
 
 
-class ProductSteps:
+class ProductSteps(LayerSteps):
     """See `sequence_form.LayerSteps`. A projection adds a product and a launch to a step. Zoneout of h adds a launch.
 
     The launch follows the product that reads h, so it updates h in place, and idle rows keep theirs.
@@ -34,33 +32,29 @@ class ProductSteps:
     """
 
     def __init__(self, engine: CudaCell, form: Form, buffers: LayerBuffers, gates: Any, workspace: Workspace) -> None:
-        weights, B = engine.weights, form.B
-        self._weights, self._precision = weights, engine.precision
-        self._form, self._buffers, self._gates, self._workspace = form, buffers, gates, workspace
+        super().__init__(engine.weights, form, buffers)
+        self._precision, self._gates, self._workspace = engine.precision, gates, workspace
         self._scope = contextlib.ExitStack()
         self._of_x: dict[int, list[tuple[range, Matmul | None]]] = {}
-        self.state = LSTMState(h=rows((B, weights.P), weights.dtype), c=rows((B, weights.N), weights.gates_dtype))
-        self._reset: LSTMState | None = None
         self._reset_gates: Any = None
         self._of_reset: Matmul | None = None
         self._m: Any = None
         self._projected: Any = None
         self._of_m: Matmul | None = None
         try:
-            self._make(B, form.reset_rows)
+            self._make(form.B)
         except BaseException:
             self.close()
             raise
 
-    def _make(self, B: int, reset_rows: int) -> None:
+    def _make(self, B: int) -> None:
         """Make the products of a step, and their results."""
         weights = self._weights
         P, N, dtype, wide = weights.P, weights.N, weights.dtype, weights.gates_dtype
         self._gates_h = cupy.zeros((B, 4 * N), wide)
         self._of_h = self._product(self._gates_h, self.state.h, weights.weight_hh)
-        if reset_rows:
-            self._reset = LSTMState(h=rows((reset_rows, P), dtype), c=rows((reset_rows, N), wide))
-            self._reset_gates = cupy.zeros((reset_rows, 4 * N), wide)
+        if self._reset is not None:
+            self._reset_gates = cupy.zeros((len(self._reset.h), 4 * N), wide)
             self._of_reset = self._product(self._reset_gates, self._reset.h, weights.weight_hh)
         if weights.projection is not None:
             padded_m = cupy.zeros((B, weights.projection.shape[1]), dtype)
@@ -74,12 +68,6 @@ class ProductSteps:
         self._scope.callback(product.close)
         self._workspace.reserve(product.workspace_bytes)
         return product
-
-    def reset_to(self, state: LSTMState) -> None:
-        """Copy the state that rows are reset to, on the current stream."""
-        assert self._reset is not None
-        copy_rows(self._reset.h, state.h)
-        copy_rows(self._reset.c, state.c)
 
     def queue_reset(self) -> None:
         """Queue the product of the h that rows are reset to, on the current stream."""
@@ -120,7 +108,7 @@ class ProductSteps:
         """Queue step t. `first` is the step that the direction takes first."""
         weights, buffers, state = self._weights, self._buffers, self.state
         flags = None if buffers.flags is None else buffers.flags[t]
-        reset_h, reset_c = (None, None) if self._reset is None else (self._reset.h, self._reset.c)
+        reset_h, reset_c = self._reset_pair
         to = Destinations(
             h=state.h,
             copy=buffers.outputs[t],

@@ -9,15 +9,14 @@ import numpy as np
 
 from fusedlstm.backends.cuda.runtime.strides import copy_rows
 from fusedlstm.backends.cuda.scan_kernels import Scan, gates_launch, scan_launch
-from fusedlstm.backends.cuda.sequence_form import rows
-from fusedlstm.state import LSTMState
+from fusedlstm.backends.cuda.sequence_form import LayerSteps, rows
 
 if TYPE_CHECKING:
     from fusedlstm.backends.cuda.cell import CudaCell
     from fusedlstm.backends.cuda.sequence_form import Form, LayerBuffers
 
 
-class ScanSteps:
+class ScanSteps(LayerSteps):
     """See `sequence_form.LayerSteps`. A row's state stays in its block from step to step.
 
     Args:
@@ -28,27 +27,11 @@ class ScanSteps:
     """
 
     def __init__(self, engine: CudaCell, form: Form, buffers: LayerBuffers, gates: Any) -> None:
-        weights = self._weights = engine.weights
-        self._form, self._buffers, self._gates = form, buffers, gates
+        weights = engine.weights
+        super().__init__(weights, form, buffers)
+        self._gates = gates
         weights.interleaved(weights.dtype == np.float32)  # now, as the first call synchronizes
-        N, dtype, wide = weights.N, weights.dtype, weights.gates_dtype
-        self.state = LSTMState(h=rows((form.B, N), dtype), c=rows((form.B, N), wide))
-        self._last = None if buffers.last is None else rows((form.B, N), dtype)
-        self._reset: LSTMState | None = None
-        if form.reset_rows:
-            self._reset = LSTMState(h=rows((form.reset_rows, N), dtype), c=rows((form.reset_rows, N), wide))
-
-    def reset_to(self, state: LSTMState) -> None:
-        """Copy the state that rows are reset to, on the current stream."""
-        assert self._reset is not None
-        copy_rows(self._reset.h, state.h)
-        copy_rows(self._reset.c, state.c)
-
-    def queue_reset(self) -> None:
-        """Do nothing: each step multiplies the h that rows are reset to."""
-
-    def prepare(self, steps: int) -> None:
-        """Do nothing: `queue` needs nothing more."""
+        self._last = None if buffers.last is None else rows((form.B, weights.N), weights.dtype)
 
     def queue(self, steps: int) -> None:
         """Queue the first `steps` steps of the buffers on the current stream."""
@@ -68,7 +51,7 @@ class ScanSteps:
         gates = self._gates[:T]
         flat = cupy.ndarray((T * B, I), xs.dtype, xs.data, strides=xs.strides[1:])
         gates_launch(self._weights, flat, gates.reshape(T * B, -1)).queue()
-        reset_h, reset_c = (None, None) if self._reset is None else (self._reset.h, self._reset.c)
+        reset_h, reset_c = self._reset_pair
         scan = Scan(
             self._weights,
             gates,
@@ -82,6 +65,3 @@ class ScanSteps:
             reverse=self._form.reverse,
         )
         scan_launch([scan], self._weights.capability).queue()
-
-    def close(self) -> None:
-        """Do nothing: there is only memory."""

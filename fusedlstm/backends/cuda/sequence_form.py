@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import cupy
 
 from fusedlstm.backends.cuda.device_weights import padded
-from fusedlstm.backends.cuda.runtime.strides import bits
+from fusedlstm.backends.cuda.runtime.strides import bits, copy_rows
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
+
+    from fusedlstm.backends.cuda.device_weights import DeviceWeights
 
 
 @dataclass(frozen=True)
@@ -69,26 +71,48 @@ class LayerBuffers:
         return self.last if t == first else self.outputs[form.before(t)]
 
 
-class LayerSteps(Protocol):
-    """The steps of one layer on static buffers: with products, in one kernel each, or many in one kernel.
+class LayerSteps:
+    """The base of a layer's steps on static buffers: with products, in one kernel each, or many in one kernel.
+
+    Args:
+        weights: the layer's weights.
+        form: what decides the launches.
+        buffers: the inputs and outputs.
 
     Attributes:
         state: h and c before the next steps, and after the last.
     """
 
-    state: LSTMState
+    def __init__(self, weights: DeviceWeights, form: Form, buffers: LayerBuffers) -> None:
+        self._weights, self._form, self._buffers = weights, form, buffers
+        self.state = self._state_of(form.B)
+        self._reset = self._state_of(form.reset_rows) if form.reset_rows else None
+
+    def _state_of(self, count: int) -> LSTMState:
+        """Return zeros for the h and c of this many rows."""
+        weights = self._weights
+        return LSTMState(h=rows((count, weights.P), weights.dtype), c=rows((count, weights.N), weights.gates_dtype))
+
+    @property
+    def _reset_pair(self) -> tuple[Any, Any]:
+        """The h and c that rows are reset to; None for zeros."""
+        return (None, None) if self._reset is None else (self._reset.h, self._reset.c)
 
     def reset_to(self, state: LSTMState) -> None:
         """Copy the state that rows are reset to, of `form.reset_rows` rows, on the current stream."""
+        assert self._reset is not None
+        copy_rows(self._reset.h, state.h)
+        copy_rows(self._reset.c, state.c)
 
     def queue_reset(self) -> None:
-        """Queue products of the h that rows are reset to, if `queue` needs them. This doesn't allocate or wait."""
+        """Queue what the weights make of the state that rows are reset to, on the current stream, as `queue` does."""
 
     def prepare(self, steps: int) -> None:
         """Make everything that `queue(steps)` needs."""
 
     def queue(self, steps: int) -> None:
         """Queue the first `steps` steps of the buffers on the current stream. This doesn't allocate or wait."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Free what is not memory."""
