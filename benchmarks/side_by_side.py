@@ -80,8 +80,8 @@ def measure(benchmark, entry, threads):
 def gpu_and_host_seconds(queue):
     """Return "gpu_seconds", the time of the work on the GPU, and "host_seconds", the time until the call returns.
 
-    A call's total time includes both, except where they overlap. If the GPU's queue is too short for the call, both
-    are None, as the host then waits for the GPU. The events are on the stream that CuPy and PyTorch use by default.
+    A call's total time includes both, except where they overlap. If the GPU's queue is too short for the call, the host
+    waits for the GPU, so both are None. The events are on the stream that CuPy and PyTorch use by default.
     """
     times = Timer(dry=False).times(queue)
     return {"gpu_seconds": times.gpu, "host_seconds": times.host if times.gpu else None}

@@ -39,7 +39,7 @@ template <typename T> struct ScanArguments {
   MEMBER const ScanDirection<T>& direction(int k) const { return (&first)[k]; }  // not copied
 };
 
-// Idle rows: there are none, or they output zeros, or they repeat their last output.
+// Whether rows can be idle, and what they output then: zeros, or their last output again.
 enum Idle { NO_FLAGS, ZEROS, LAST };
 
 // The address of a row's column in an array, or null.

@@ -37,7 +37,7 @@ def names(cache):
 class Count:
     """Counts the kernels that a part found in the cache and those that it compiled.
 
-    Reading a file changes its access time. Some file systems don't record that. Hits are None there.
+    A hit shows in the access time of its file. Hits are None if the file system doesn't record that time.
     """
 
     def __init__(self, cache):

@@ -118,7 +118,7 @@ def pointwise_launch(
 
 
 def width_of(N: int, arrays: Iterable[Any]) -> int:
-    """Return how many of N units a thread can move as one, in these arrays. Those that are None don't count."""
+    """Return how many of N units a thread can move as one in all of these arrays. Some may be None."""
     return _VECTOR if N % _VECTOR == 0 and all(a is None or is_aligned(a, _VECTOR) for a in arrays) else 1
 
 

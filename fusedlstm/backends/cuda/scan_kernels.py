@@ -76,7 +76,7 @@ class Scan:
         return [each for each in (*states, *_rows(self.out), *_rows(self.input)) if each is not None]
 
     def idle(self) -> int:
-        """Return how the kernel treats idle rows: NO_FLAGS if there are none, or what they output."""
+        """Return NO_FLAGS if no row can be idle, or else what idle rows output."""
         return NO_FLAGS if self.flags is None else ZEROS if self.last is None else LAST
 
     def arguments(self) -> ScanDirection:
