@@ -150,6 +150,7 @@ def test_infinite_biases_sum_silently():
     assert np.isnan(convert.from_onnx(lstm_model(arrays)).layers[0].bias).tolist() == [True] + [False] * 11
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("batch_first", [False, True])

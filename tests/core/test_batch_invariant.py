@@ -126,6 +126,7 @@ def alone(cell, x, state):
     return LSTMState(h=np.concatenate([s.h for s in steps]), c=np.concatenate([s.c for s in steps]))
 
 
+@pytest.mark.sampled
 def test_row_has_the_same_bits_in_any_batch(cell):
     """Batches of 0 to 130 rows in any order give each row the same bits. The values match a plain cell's."""
     rng, B = np.random.default_rng(0), 130
@@ -195,6 +196,7 @@ def test_random_rows_and_resets(backend_of_properties, data):
     assert bits(pairs(got)) == bits(pairs(pick(cell(x, state, is_first=first), which)))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["plain", "float64", "float16", "tf32", "odd", "projection", "peephole"])
 @pytest.mark.parametrize("B", [1, 2, 7, 8, 30])
 def test_sequences_equal_their_steps(name, B, backend):

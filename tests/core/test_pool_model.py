@@ -45,6 +45,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("kind", "dtype", "operations"), CASES)
 def test_random_calls(kind, dtype, operations, backend, tmp_path):
     play(kind, backend, dtype, operations, tmp_path / "pool")

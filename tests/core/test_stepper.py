@@ -382,6 +382,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("functions", FUNCTIONS)
 @pytest.mark.parametrize(("B", "N", "dtype"), [(1, 128, "float32"), (1024, 256, "float32"), (64, 64, "float16")])
 def test_memory_of_steps(B, N, dtype, functions):

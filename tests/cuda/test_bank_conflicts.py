@@ -68,6 +68,7 @@ def accesses_of(instance):
     return wanted
 
 
+@pytest.mark.sampled
 @needs_emulation
 @pytest.mark.parametrize("project", PROJECTING, ids=["step", "with projection"])
 @pytest.mark.parametrize(("tile", "name"), TILE_CASES)

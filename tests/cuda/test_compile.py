@@ -102,6 +102,7 @@ def test_all_pointwise_instances_compile(kernels, architecture, dtype):
         assert_compiles(kernel, architecture)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("flags", [*resources.OPTIONS, *resources.PLANNED_OPTIONS])
 def test_options(flags):
     """Compile every set of options of pointwise.cu and planned.cu."""
@@ -229,6 +230,7 @@ def assert_multiplies(kernel, found, tile, dtype):
         assert added >= products // (4 if dtype.itemsize == 8 else 1), kernel.name
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("tile", "dtype", "architecture"), tiles_of(resources.WITH_TF32))
 def test_steps(tile, dtype, architecture):
     """Each tile compiles. The machine code of its first instance multiplies and accesses memory as it should."""
@@ -272,6 +274,7 @@ def test_kernels_of_sequences_compile():
         assert_compiles(kernel, MAIN)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("tile", "dtype"), of_tiles(resources.TILES_OF_FUNCTIONS))
 def test_functions_of_steps(tile, dtype):
     kernels = tuple(resources.functions_kernels(tile, dtype))
@@ -280,6 +283,7 @@ def test_functions_of_steps(tile, dtype):
         assert_compiles(kernel, MAIN)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("architecture", resources.FAMILIES)
 @pytest.mark.parametrize("dtype", resources.SCAN_DTYPES, ids=str)
 def test_scans_compile_without_spills(dtype, architecture):
@@ -401,6 +405,7 @@ def listings(kernels, architecture, listing=sass.accesses):
         return list(pool.map(listing, codes))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("architecture", [75, 90, 120])
 @pytest.mark.parametrize("dtype", resources.DTYPES, ids=str)
 def test_memory_moves_in_vectors(architecture, dtype):

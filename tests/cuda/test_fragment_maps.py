@@ -178,6 +178,7 @@ def check_tile(function, tile, name):
     assert len(used) == len(set(map(tuple, used[:, :3].tolist()))) == shape.rows * shape.units * 4
 
 
+@pytest.mark.sampled
 @needs_emulation
 @pytest.mark.parametrize(("tile", "name"), TENSOR_CASES)
 def test_tiles_have_published_layouts(tile, name):

@@ -456,6 +456,7 @@ def in_one_launch(monkeypatch, *, projects):
     monkeypatch.setattr(tiles.Tile, "projects", lambda *_: projects)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("kernel", "dtype", "precision"), FORCED)
 @pytest.mark.parametrize("P", [19, 4])
 def test_projections_agree_in_one_or_two_launches(kernel, dtype, precision, P, monkeypatch):
@@ -520,6 +521,7 @@ def test_batches_of_any_order(options):
     assert states(pool) == states(other)
 
 
+@pytest.mark.sampled
 def test_callers_arrays_are_not_kept(options):
     """x, `out`, flags and slots are released after the step."""
     owner, pool = make(**options)

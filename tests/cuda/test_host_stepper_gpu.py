@@ -190,6 +190,7 @@ def assert_as_on_device(lstm, B, reset_to=None, steps=6):
     assert bits(stepper.step()) == bits(host(plain.step()))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("kernel", "dtype", "precision"), [*FORCED, ("matmul", "float32", "highest")])
 @pytest.mark.parametrize("options", [{}, PROJECTED])
 @pytest.mark.parametrize("B", [3, 70])

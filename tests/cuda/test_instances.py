@@ -56,6 +56,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("name", "dtype", "kernel"), CASES)
 def test_listed_instances_are_loaded(name, dtype, kernel, monkeypatch):
     use = Use(weights_of(name, dtype), kernel=kernel, batches=(5, 40))

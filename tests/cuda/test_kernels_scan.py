@@ -120,6 +120,7 @@ def instances():
         yield pytest.param(instance, id=f"{instance.dtype}-{k}", marks=[] if usual else [pytest.mark.nightly])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("instance", list(instances()))
 def test_scan_has_the_bits_of_steps(functions, instance):
     scan, step = functions(instance)
@@ -138,6 +139,7 @@ def larger():
         yield pytest.param(instance, id=name, marks=[] if usual else [pytest.mark.nightly])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("instance", list(larger()))
 def test_larger_blocks_have_the_bits_of_steps(functions, instance):
     scan, step = functions(instance)

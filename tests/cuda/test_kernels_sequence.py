@@ -452,6 +452,7 @@ def idle_layouts(instance):
     ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", range(4), ids=["plain", "projects", "zoneout", "projects with zoneout"])
 @pytest.mark.parametrize(("tile", "name"), TILE_CASES)
 def test_idle_rows_of_a_step(steps, tile, name, kind):

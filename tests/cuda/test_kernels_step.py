@@ -131,6 +131,7 @@ def step_parameters():
     ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("tile", "name", "instance", "schedule"), step_parameters())
 def test_step(steps, tile, name, instance, schedule):
     layouts = step_layouts(instance)
@@ -307,6 +308,7 @@ def projection_parameters():
     ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("tile", "name", "width", "schedule"), projection_parameters())
 def test_project(projections, tile, name, width, schedule):
     for layout in projection_layouts(tile, name, width):
@@ -325,6 +327,7 @@ def projecting_parameters():
     ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("tile", "name", "instance", "schedule"), projecting_parameters())
 def test_step_that_projects(steps, tile, name, instance, schedule):
     for layout in projecting_layouts(instance):

@@ -53,6 +53,7 @@ CELLS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CELLS)
 def test_scans_have_the_bits_of_steps(name):
     lstm, stepping = (make(kernel=kernel, **CELLS[name]) for kernel in ("scan", "tensor_medium"))
@@ -63,6 +64,7 @@ def test_scans_have_the_bits_of_steps(name):
         assert bits_of_call(lstm(xs, states, **options)) == bits_of_call(by_steps(stepping, xs, states, **options))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("rule", ["zero", "last"])
 @pytest.mark.parametrize("shape", ["reverse", "bidirectional"])
 def test_scans_of_marked_rows(shape, rule, monkeypatch):

@@ -131,6 +131,7 @@ class Runner:
         return h
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("kernel", "dtype"), KERNELS)
 def test_launches_of_a_sequence(kernel, dtype, cell):

@@ -139,6 +139,7 @@ def everywhere(weights, kernel, B):
     return [*found, bits_of(stepper.state), bits_of(pool.read(range(B)))]
 
 
+@pytest.mark.sampled
 @needs_cuda
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("kernel", "dtype", "made_so", "name"), CASES, ids=[kernel for kernel, *_ in CASES])
@@ -154,6 +155,7 @@ def test_another_gpus_tile_has_the_same_bits(kernel, dtype, made_so, name, form,
     assert all(name in each for each in steps), steps
 
 
+@pytest.mark.sampled
 @needs_cuda
 @pytest.mark.parametrize(("kernel", "dtype", "made_so", "name"), CASES, ids=[kernel for kernel, *_ in CASES])
 def test_another_gpus_tiles_are_listed(kernel, dtype, made_so, name, monkeypatch):

@@ -6,6 +6,7 @@ pytest -m "" --write-slow-tests     all tests, and write a new table. Empty the 
 """
 
 import os
+from collections import Counter
 
 import pytest
 
@@ -13,6 +14,7 @@ from support.places import TESTS
 
 TABLE = TESTS / "slow_tests.txt"
 LEAST = 0.3  # CPU seconds of a slow test and its child processes
+BY_DAY = 4  # CI runs one of so many slow cases of a sampled test, and the others at night
 # These tests enforce the rules of the code, so every run includes them, however slow.
 ALWAYS_RUN = (
     "tests/convert/test_new_system.py",
@@ -55,6 +57,19 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.nodeid in table:
             item.add_marker("slow")
+    for item in left_for_the_night(items):
+        item.add_marker("nightly")
+
+
+def left_for_the_night(items):
+    """Yield the slow cases of sampled tests, without the first and each BY_DAY-th after it."""
+    seen = Counter()
+    for item in items:
+        if item.get_closest_marker("sampled") and item.get_closest_marker("slow"):
+            function = item.nodeid.partition("[")[0]
+            if seen[function] % BY_DAY:
+                yield item
+            seen[function] += 1
 
 
 def pytest_report_header(config):

@@ -63,6 +63,7 @@ def compile_(*arguments):
     return command_line.main(["compile", *map(str, arguments)])
 
 
+@pytest.mark.sampled
 @driver_child.of_the_driver
 @pytest.mark.parametrize(("name", "options"), OPTIONS)
 def test_use_after_compile_compiles_nothing(name, options, tmp_path):
@@ -91,6 +92,7 @@ def test_selftest_after_compile_compiles_nothing(tmp_path):
     assert re.match(rf"kernels: 0 compiled, {count} already cached, ", done.stdout), done.stdout
 
 
+@pytest.mark.sampled
 @driver_child.of_the_driver
 @pytest.mark.parametrize("kernel", sequence_choice.NAMES)
 def test_selftest_loads_what_it_compiles(kernel, monkeypatch, tmp_path, capsys):

@@ -40,6 +40,7 @@ def started(place, folder):
 BEFORE = {"facts": 0, "tests": 1, "ignores": 2, "times": 3, "between": 4}  # parts that ended
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupt", "terminate"])
 @pytest.mark.parametrize("place", BEFORE)
 def test_cut_run_keeps_everything(place, number, tmp_path):

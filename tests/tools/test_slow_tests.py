@@ -58,6 +58,22 @@ def test_rule_tests_are_never_slow(tmp_path, monkeypatch):
     assert all((ROOT / file).is_file() for file in slow.ALWAYS_RUN)
 
 
+class Case:
+    """A collected test, as far as `left_for_the_night` looks at it."""
+
+    def __init__(self, nodeid, *markers):
+        self.nodeid = nodeid
+        self.get_closest_marker = lambda name: name if name in markers else None
+
+
+def test_sampled_tests_run_a_fourth_by_day():
+    cases = [Case(f"a.py::test[{k}]", "sampled", "slow") for k in range(9)]
+    others = [Case("a.py::test[fast]", "sampled"), Case("a.py::other[0]", "sampled", "slow"), Case("a.py::b", "slow")]
+    at_night = set(slow.left_for_the_night([*cases[:3], *others, *cases[3:]]))
+    assert set(cases) - at_night == {cases[0], cases[4], cases[8]}
+    assert not at_night & set(others)
+
+
 @functools.cache
 def words_of_tests():
     """Return the words of each test function in tests/core, by its id."""
