@@ -48,6 +48,12 @@ def _add_backend(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument("--backend", metavar="NAME", help=f"numpy, cuda or cuda:<index>; default: {default}")
 
 
+def _add_threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--threads", type=_positive, metavar="N", help="the most threads on NumPy; default: as many as its BLAS has"
+    )
+
+
 def _add_weights(command: argparse.ArgumentParser, batch: str) -> None:
     """Add files of weights, and the options of steps with them. `batch` says what a number of rows is for."""
     command.add_argument("weights", metavar="WEIGHTS", nargs="*", help="files of LSTMWeights or StackedWeights")
@@ -86,6 +92,7 @@ def _add_run(add: Callable[..., argparse.ArgumentParser]) -> None:
     run.add_argument("--out", metavar="O.npz", help="where to write; default: INPUTS.out.npz")
     run.add_argument("--dtype", choices=dtypes.NAMES, help="the dtype to compute in; default: that of the weights")
     _add_backend(run, "the best one here")
+    _add_threads(run)
 
 
 def _add_selftest(add: Callable[..., argparse.ArgumentParser]) -> None:

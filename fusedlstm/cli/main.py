@@ -206,6 +206,7 @@ def _run(options: argparse.Namespace) -> int:
         out_path=options.out,
         dtype=options.dtype,
         backend=options.backend,
+        threads=options.threads,
     )
     _say(said)
     return 0

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
 _VARIABLE = "OPENBLAS_CORETYPE"
+_OPENMP = 2  # what openblas_get_parallel returns
 
 # The instructions that OpenBLAS's x86 kernels use, by kernel names in lower case.
 _OLD, _AVX, _AVX2, _AVX512 = range(4)
@@ -51,8 +52,26 @@ def kernel() -> str | None:
 
 def threads() -> int | None:
     """Return how many threads OpenBLAS uses now, or None."""
-    count = _function(_openblas(), "get_num_threads", ctypes.c_int)
+    count = _quick("get_num_threads", ctypes.c_int)
     return None if count is None else int(count())
+
+
+def set_threads(count: int) -> None:
+    """Set how many threads OpenBLAS uses from now on, in the whole process."""
+    function = _quick("set_num_threads", None)
+    if function is not None:
+        function(count)
+
+
+def why_threads_are_fixed() -> str | None:
+    """Return why `set_threads` can't be used, or None if it can."""
+    parallel = _quick("get_parallel", ctypes.c_int)
+    if parallel is None or _quick("set_num_threads", None) is None:
+        return f"NumPy's BLAS ({describe()}) isn't an OpenBLAS that could be found"
+    kind = int(parallel())
+    if kind == _OPENMP:
+        return "NumPy's OpenBLAS was built with OpenMP, which has a number of threads for each thread"
+    return None if kind else "NumPy's OpenBLAS was built without threads"
 
 
 def describe() -> str:
@@ -124,8 +143,15 @@ def _candidates() -> Iterator[str]:
         yield from (name for name in dict.fromkeys(loaded) if "scipy.libs" not in name)  # SciPy brings its own
 
 
+@functools.cache
+def _quick(name: str, result: Any) -> Any:
+    """Return an OpenBLAS function that is called at each step, or None. It keeps the GIL, which takes less time."""
+    library = _openblas()
+    return None if library is None else _function(ctypes.PyDLL(library._name), name, result)
+
+
 def _function(library: ctypes.CDLL | None, name: str, result: Any) -> Any:
-    """Return an OpenBLAS function that takes no arguments, under any of its names, or None."""
+    """Return an OpenBLAS function that takes no arguments or an int, under any of its names, or None."""
     for prefix in ("scipy_", ""):
         for suffix in ("64_", ""):
             function = getattr(library, f"{prefix}openblas_{name}{suffix}", None)
