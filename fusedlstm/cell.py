@@ -62,8 +62,8 @@ class LSTMCell(Steppable[LSTMState]):
             NumPy's BLAS has, which is often one for each core. If that is more than cores are idle, the log says so
             once. With few rows, one thread is often fastest, and the steadiest. OpenBLAS has one number of threads for
             the whole process. So during a call, products in other threads use no more than that either, and their last
-            bits may differ. It takes a microsecond to set and restore the number. It costs next to nothing if the
-            environment variable OPENBLAS_NUM_THREADS says the same.
+            bits may differ. Setting and restoring the number takes a small part of a step, even of one row. The
+            environment variable OPENBLAS_NUM_THREADS takes no time.
 
     Raises:
         TypeError: `weights` is not an LSTMWeights, a flag is not a bool, `kernel` is not a str, or `threads` is not an

@@ -19,6 +19,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from fusedlstm.backends.numpy import blas
 from fusedlstm.bench.schedule import Block, back_to_back, by_deadlines
 from fusedlstm.bench.steppings import LIBRARIES, CannotStepError, inputs_of
 
@@ -111,8 +112,15 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         answer(prepared.block(every, seconds))
 
 
-def main() -> None:
-    """Serve on standard input and output. Whatever a library prints goes to standard error."""
+def main(threads: int | None) -> None:
+    """Serve on standard input and output. Whatever a library prints goes to standard error.
+
+    Args:
+        threads: the number of threads of NumPy's BLAS; None if it can't be set.
+    """
+    if threads is not None and threads != blas.threads():
+        _, put = blas.thread_functions()
+        put(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
     logging.getLogger("fusedlstm").setLevel(logging.ERROR)  # the parent process has logged the same
     warnings.simplefilter("ignore")  # of other libraries, about their choice of code

@@ -39,17 +39,19 @@ def by_deadlines(
     """Take a step every `every` seconds, as a program does that serves a live stream.
 
     The deadlines are fixed before. So a slow step doesn't postpone the next ones: they begin late, and that counts as
-    theirs. After `seconds` no step begins, even if some are still due. At least one step is taken.
+    theirs. Steps that are still due after `seconds` may begin for another tenth of it. The others are left out. At
+    least one step is taken.
     """
     block = Block(due=max(1, round(seconds / every)))
     start = clock()
     first = start + every
     end = first + block.due * every
+    last = end + block.due * every / 10
     for k in range(block.due):
         deadline = first + k * every
         while (now := clock()) < deadline:
             sleep(deadline - now)
-        if now >= end and block.ends:
+        if now >= last and block.ends:
             break
         began = clock()
         step()

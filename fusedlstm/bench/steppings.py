@@ -13,7 +13,6 @@ import numpy as np
 
 from fusedlstm.arrays import dtypes
 from fusedlstm.arrays.host import to_host
-from fusedlstm.backends.numpy import blas
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.validation.weights import as_layers
 
@@ -93,8 +92,6 @@ class Ours:
 
     def __init__(self, task: Task) -> None:
         owner: Any = task.owner
-        if task.threads is not None and owner._options["threads"] is None and blas.threads() != task.threads:
-            blas.set_threads(task.threads)  # changed since the parent process began
         self.library = f"{OURS} {version()}"
         self._owner, self._on_gpu = owner, owner.backend != "numpy"
         self._is_cell = owner._is_cell

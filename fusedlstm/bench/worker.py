@@ -8,20 +8,28 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+from fusedlstm.backends.numpy import blas
+
 if TYPE_CHECKING:
     from fusedlstm.bench.child import Ready
     from fusedlstm.bench.schedule import Block
     from fusedlstm.bench.steppings import Task
 
-# The child imports from where this process does.
-_CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from fusedlstm.bench.child import main; main()"
+# The child imports from where this process does. Its BLAS gets as many threads, as this process may have changed them.
+_CODE = """
+import json, sys
+sys.path[:], threads = json.loads(sys.argv[1])
+from fusedlstm.bench.child import main
+main(threads)
+"""
 
 
 class Worker:
     """A process that steps one library. End it with `close`."""
 
     def __init__(self, task: Task) -> None:
-        command = [sys.executable, "-c", _CODE, json.dumps(sys.path)]
+        threads = None if blas.why_threads_are_fixed() else blas.threads()
+        command = [sys.executable, "-c", _CODE, json.dumps([sys.path, threads])]
         self._process: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             self.ready: Ready | str = self._ask(task)

@@ -53,9 +53,10 @@ def bench(
         weights = weights.astype(dtype)
     owner = (LSTMCell if isinstance(weights, LSTMWeights) else LSTM)(weights, **options)
     texts, status = [], 0
-    for k, batch in enumerate(batches):
+    for batch in batches:
+        say(f"B = {batch}: each library steps for {seconds:g} s\n")  # as nothing else is said until then
         result = benchmark(owner, batch, every=every, seconds=seconds, step=step, peers=peers)
-        say(("\n" if k else "") + str(result))
+        say(f"{result}\n")
         status |= bool(result.wrong)
         texts.append(result.to_json())
         if json_path is not None:

@@ -104,13 +104,19 @@ def test_a_late_wakeup_is_no_late_start():
 
 
 def test_steps_that_are_too_slow_end_in_time():
-    """Steps of two periods: half of them are left out, and from the deadlines they take longer and longer."""
+    """Steps of two periods: nearly half are left out, and from the deadlines they take longer and longer."""
     times, clock = paced([2.0] * 10)
-    assert (times.steps, times.due) == (5, 10)
-    assert times.late == 4
-    assert times.from_deadline.worst == 6.0
-    assert clock.now == 100.0 + 1.0 + 10.0
+    assert (times.steps, times.due) == (6, 10)
+    assert times.late == 5
+    assert times.from_deadline.worst == 7.0
+    assert clock.now == 100.0 + 1.0 + 12.0
     assert times.per_second == 0.5
+
+
+def test_a_late_last_step_is_taken():
+    """The last wakeup comes after the time is over, but not long after."""
+    times, _ = paced([0.25] * 20, oversleep=1.5)
+    assert times.steps == times.due == 20
 
 
 def test_at_least_one_step_is_taken():
@@ -139,7 +145,7 @@ def test_blocks_are_added_up():
     clock = Clock([2.0, 0.25, 0.25, 2.0])
     blocks = [by_deadlines(clock.step, 1.0, 2.0, clock, clock.sleep) for _ in range(2)]
     times = found_in(blocks)
-    assert (times.steps, times.due, times.late) == (3, 4, 0)
+    assert (times.steps, times.due, times.late) == (4, 4, 1)
     assert times.step.worst == 2.0
 
 
@@ -450,6 +456,20 @@ def test_importing_the_package_imports_no_bench():
     code = "import sys, fusedlstm; assert not any('bench' in name for name in sys.modules); fusedlstm.benchmark"
     subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True, timeout=60)
     assert "benchmark" in dir(fusedlstm)
+
+
+def test_a_process_has_its_parents_threads():
+    from fusedlstm.bench import worker
+
+    if blas.why_threads_are_fixed():
+        pytest.skip(blas.why_threads_are_fixed())
+    serve = "lambda *_: print(child.blas.threads(), 'threads', file=sys.stderr)"
+    code = f"from fusedlstm.bench import child\nchild.serve = {serve}{worker._CODE}"
+    command = [sys.executable, "-c", code]
+    for threads in (1, 3):
+        run = [*command, json.dumps([sys.path, threads])]
+        said = subprocess.run(run, env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=60).stderr
+        assert said == f"{threads} threads\n"
 
 
 def test_a_process_that_dies_is_named(monkeypatch):

@@ -84,7 +84,6 @@ def test_facts_describe_the_running_blas():
 def search(monkeypatch):
     """Search for the library at each call, bypassing the cache."""
     monkeypatch.setattr(blas, "_openblas", blas._openblas.__wrapped__)
-    monkeypatch.setattr(blas, "_quick", blas._quick.__wrapped__)
 
 
 def test_facts_of_another_blas(monkeypatch, search):

@@ -28,19 +28,21 @@ WITHOUT = 5  # the threads of the BLAS while no call runs
 def counts(monkeypatch):
     """Replace the BLAS's number of threads, and return a list: the number at each product."""
     number, seen, run = [WITHOUT], [], Product.run
+    made = thread_limit.Limits(lambda: number[0], lambda count: number.__setitem__(0, count))
 
     def run_and_look(product, weight):
         seen.append(blas.threads())
         run(product, weight)
 
     monkeypatch.setattr(blas, "threads", lambda: number[0])
-    monkeypatch.setattr(blas, "set_threads", lambda count: number.__setitem__(0, count))
+    monkeypatch.setattr(numpy_cell, "limits", lambda: made)
+    monkeypatch.setattr(thread_limit, "limits", lambda: made)
     monkeypatch.setattr(blas, "why_threads_are_fixed", lambda: None)
     monkeypatch.setattr(Product, "run", run_and_look)
     yield seen
     assert number == [WITHOUT]
-    assert not thread_limit._limits._limits
-    assert thread_limit._limits._without is None
+    assert not made._limits
+    assert made._without is None
 
 
 def cell_with(threads, **options):
@@ -109,7 +111,7 @@ def test_failed_calls_restore_the_number(counts, monkeypatch):
 
 def test_calls_at_once_have_the_smallest_limit(counts):
     """A call ends in the middle of another one, in another thread: the other's limit stays."""
-    limits, first, second = thread_limit._limits, ("a", 1), ("b", 2)
+    limits, first, second = thread_limit.limits(), "first", "second"
     for begins in itertools.permutations([(first, 4), (second, 2)]):
         for ends in itertools.permutations([first, second]):
             for call, limit in begins:
@@ -165,21 +167,22 @@ def test_inner_calls_leave_the_number(counts):
 
 
 FORK = """
-import os, sys, threading
+import os, threading
 from fusedlstm.backends.numpy import blas, thread_limit
-limits, held = thread_limit._limits, threading.Event()
-blas.set_threads(2)
+limits, held = thread_limit.limits(), threading.Event()
+limits._put(2)
 def hold():
-    limits.begin((threading.get_ident(), "other"), 1)
+    limits.begin("other", 1)
     with limits._lock:
         held.set()
         threading.Event().wait()
 threading.Thread(target=hold, daemon=True).start()
 held.wait()
+assert blas.threads() == 1
 child = os.fork()
 if not child:
-    assert blas.threads() == 2, blas.threads()
-    thread_limit.quietly_limited(1, print, "child")
+    assert blas.threads() == 2
+    assert limits.quietly(1, blas.threads) == 1
     os._exit(0 if blas.threads() == 2 else 1)
 os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -198,8 +201,8 @@ def test_the_real_blas_is_limited():
     if blas.why_threads_are_fixed():
         pytest.skip(blas.why_threads_are_fixed())
     before = blas.threads()
-    assert thread_limit.quietly_limited(1, blas.threads) == 1
-    assert thread_limit.quietly_limited(3, blas.threads) == 3
+    assert thread_limit.limits().quietly(1, blas.threads) == 1
+    assert thread_limit.limits().quietly(3, blas.threads) == 3
     assert blas.threads() == before
     np.testing.assert_array_equal(step(cell_with(1)).h, step(cell_with(2)).h)
 
@@ -232,11 +235,14 @@ def test_a_gpu_ignores_threads(backend):
     [(None, "isn't an OpenBLAS that could be found"), (0, "built without threads"), (2, "built with OpenMP")],
 )
 def test_a_blas_with_fixed_threads_raises(parallel, words, monkeypatch):
-    functions = {} if parallel is None else {"get_parallel": lambda: parallel, "set_num_threads": print}
-    quick = blas._quick
-    monkeypatch.setattr(
-        blas, "_quick", lambda name, result: quick(name, result) if name == "get_num_threads" else functions.get(name)
-    )
+    function = blas._function
+
+    def find(library, name, result):
+        if name == "get_parallel":
+            return None if parallel is None else lambda: parallel
+        return print if name == "set_num_threads" else function(library, name, result)
+
+    monkeypatch.setattr(blas, "_function", find)
     with pytest.raises(RuntimeError, match=rf"^threads=1 can't be kept here: .*{words}.* Set OPENBLAS_NUM_THREADS"):
         cell_with(1)
     cell_with(None)

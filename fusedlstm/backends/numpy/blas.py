@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 _VARIABLE = "OPENBLAS_CORETYPE"
 _OPENMP = 2  # what openblas_get_parallel returns
@@ -52,21 +52,24 @@ def kernel() -> str | None:
 
 def threads() -> int | None:
     """Return how many threads OpenBLAS uses now, or None."""
-    count = _quick("get_num_threads", ctypes.c_int)
+    count = _function(_openblas(), "get_num_threads", ctypes.c_int)
     return None if count is None else int(count())
 
 
-def set_threads(count: int) -> None:
-    """Set how many threads OpenBLAS uses from now on, in the whole process."""
-    function = _quick("set_num_threads", None)
-    if function is not None:
-        function(count)
+def thread_functions() -> tuple[Callable[[], int], Callable[[int], object]]:
+    """Return OpenBLAS's own functions that get and set its number of threads, in the whole process.
+
+    They are called at each step, and keep the GIL, which takes less time. `why_threads_are_fixed()` must be None.
+    """
+    library: Any = _openblas()
+    quick = ctypes.PyDLL(library._name)
+    return _function(quick, "get_num_threads", ctypes.c_int), _function(quick, "set_num_threads", None)
 
 
 def why_threads_are_fixed() -> str | None:
-    """Return why `set_threads` can't be used, or None if it can."""
-    parallel = _quick("get_parallel", ctypes.c_int)
-    if parallel is None or _quick("set_num_threads", None) is None:
+    """Return why `thread_functions` can't be used, or None if they can."""
+    parallel = _function(_openblas(), "get_parallel", ctypes.c_int)
+    if parallel is None or _function(_openblas(), "set_num_threads", None) is None:
         return f"NumPy's BLAS ({describe()}) isn't an OpenBLAS that could be found"
     kind = int(parallel())
     if kind == _OPENMP:
@@ -141,13 +144,6 @@ def _candidates() -> Iterator[str]:
     with contextlib.suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         loaded = re.findall(r"(/\S.*openblas.*)$", maps.read(), re.MULTILINE)
         yield from (name for name in dict.fromkeys(loaded) if "scipy.libs" not in name)  # SciPy brings its own
-
-
-@functools.cache
-def _quick(name: str, result: Any) -> Any:
-    """Return an OpenBLAS function that is called at each step, or None. It keeps the GIL, which takes less time."""
-    library = _openblas()
-    return None if library is None else _function(ctypes.PyDLL(library._name), name, result)
 
 
 def _function(library: ctypes.CDLL | None, name: str, result: Any) -> Any:

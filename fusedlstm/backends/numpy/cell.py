@@ -18,7 +18,7 @@ from fusedlstm.backends.numpy.functions import clip
 from fusedlstm.backends.numpy.matmul import Weight, is_cut
 from fusedlstm.backends.numpy.resets import part_of, reset_state
 from fusedlstm.backends.numpy.scratch import Scratch, ScratchSpec
-from fusedlstm.backends.numpy.thread_limit import quietly_limited
+from fusedlstm.backends.numpy.thread_limit import limits
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
@@ -71,7 +71,7 @@ class NumpyCell(CellEngine):
 
     def __init__(self, weights: LSTMWeights, *, invariant: bool = False, threads: int | None = None) -> None:
         self.invariant, self.threads = invariant, threads
-        self.quietly = quietly if threads is None else functools.partial(quietly_limited, threads)
+        self.quietly = quietly if threads is None else functools.partial(limits().quietly, threads)
         self.sizes = weights.input_size, weights.hidden_size, weights.output_size
         self.x_dtype, self.dtype = weights.dtype, dtypes.state_dtype(weights.dtype)  # of x and h, and of the arithmetic
         self.projects, self.has_bias = weights.weight_hr is not None, weights.bias is not None
