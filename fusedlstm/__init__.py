@@ -17,6 +17,7 @@ Stepping
     Sequencer        sequences in place; lstm.sequencer(T, B) makes one
     StatePool        sessions that come and go, of an LSTMCell or an LSTM
     lstm_pointwise   the rest of a step after a matmul of your own
+    benchmark        time your steps on this machine, beside other libraries
 
 States, which you pass to a step and get back
 
@@ -55,6 +56,7 @@ from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
     from fusedlstm import convert
+    from fusedlstm.bench.running import benchmark
 
 __version__ = "0.1.0"
 
@@ -72,6 +74,7 @@ __all__ = [
     "WeightsFileError",
     "__version__",
     "available_backends",
+    "benchmark",
     "convert",
     "load_weights",
     "lstm_pointwise",
@@ -85,14 +88,19 @@ break_signatures(globals().get(name) for name in __all__)
 
 
 def __getattr__(name: str) -> Any:
-    """Import fusedlstm.convert on first use, because most programs don't need it."""
+    """Import fusedlstm.convert and fusedlstm.benchmark on first use, because most programs don't need them."""
     if name == "convert":
         import importlib
 
         return importlib.import_module("fusedlstm.convert")
+    if name == "benchmark":
+        from fusedlstm.bench.running import benchmark
+
+        break_signatures([benchmark])
+        return globals().setdefault(name, benchmark)
     raise AttributeError(f"module 'fusedlstm' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """Include `convert` before its import."""
+    """Include `convert` and `benchmark` before their import."""
     return sorted({*globals(), *__all__})

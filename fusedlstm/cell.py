@@ -13,7 +13,7 @@ from fusedlstm.backends.select import choose
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState, check_state_type
 from fusedlstm.stepper import Steppable
-from fusedlstm.validation.arguments import check_bool, check_choice, check_size
+from fusedlstm.validation.arguments import check_bool, check_choice, check_size, check_threads
 from fusedlstm.validation.signatures import Signatures
 from fusedlstm.validation.step import CheckedPairs, StepChecks
 from fusedlstm.validation.weights import check_one_layer, check_same_form
@@ -58,13 +58,20 @@ class LSTMCell(Steppable[LSTMState]):
             a second kernel. They need compute capability 8.0. "tensor_large" (for many rows), "tensor_medium" and
             "tensor_small" (for few rows) use tensor cores, for float16, bfloat16, and float32 with precision="high".
             "simt" uses fma, for float32 and float64.
+        threads: the most threads of a call on NumPy, in Steppers and pools too. A GPU ignores it. None uses as many as
+            NumPy's BLAS has, which is often one for each core. If that is more than cores are idle, the log says so
+            once. With few rows, one thread is often fastest, and the steadiest. OpenBLAS has one number of threads for
+            the whole process. So during a call, products in other threads use no more than that either, and their last
+            bits may differ. Setting and restoring the number takes a small part of a step, even of one row. The
+            environment variable OPENBLAS_NUM_THREADS takes no time.
 
     Raises:
-        TypeError: `weights` is not an LSTMWeights, a flag is not a bool, or `kernel` is not a str.
-        ValueError: the backend, precision or kernel is unknown, or the kernel doesn't fit the dtype, the precision or
-            batch_invariant.
-        RuntimeError: NumPy or its BLAS can't guarantee batch_invariant, or the GPU is too old for it or for the kernel.
-            The message says which.
+        TypeError: `weights` is not an LSTMWeights, a flag is not a bool, `kernel` is not a str, or `threads` is not an
+            int.
+        ValueError: the backend, precision or kernel is unknown, the kernel doesn't fit the dtype, the precision or
+            batch_invariant, or `threads` is less than 1.
+        RuntimeError: NumPy or its BLAS can't guarantee batch_invariant or set its threads, or the GPU is too old for
+            batch_invariant or for the kernel. The message says which.
         BackendUnavailableError: the named backend can't run here; the message says why.
     """
 
@@ -79,16 +86,18 @@ class LSTMCell(Steppable[LSTMState]):
         check_state: bool = False,
         batch_invariant: bool = False,
         kernel: str | None = None,
+        threads: int | None = None,
     ) -> None:
         check_one_layer(weights)
         check_choice("precision", precision, ("highest", "high"))
         check_bool("check_state", check_state)
         self._weights: LSTMWeights = weights
-        self._options = {
+        self._options: dict[str, Any] = {
             "precision": precision,
             "check_state": check_state,
             "batch_invariant": batch_invariant,
             "kernel": kernel,
+            "threads": check_threads(threads),
         }
         self._backend = choose(backend)
         check_bool("batch_invariant", batch_invariant)
@@ -99,7 +108,9 @@ class LSTMCell(Steppable[LSTMState]):
             weights.dtype,
             dtypes.state_dtype(weights.dtype),
         )
-        self._engine = self._backend.cell_engine(weights, precision, batch_invariant=batch_invariant, kernel=kernel)
+        self._engine = self._backend.cell_engine(
+            weights, precision, batch_invariant=batch_invariant, kernel=kernel, threads=self._options["threads"]
+        )
         self._signature = self._backend.signature
         self._array_type, self._empty = self._backend.array_type, self._backend.empty
         self._known = Signatures()  # signatures of (x, h, c) that passed the checks
@@ -280,7 +291,8 @@ class LSTMCell(Steppable[LSTMState]):
         invariant = ", batch_invariant=True" if self._options["batch_invariant"] else ""
         kernel = self._options["kernel"]
         forced = "" if kernel is None else f", kernel={kernel!r}"
-        return f"LSTMCell({self._weights!r}, backend={self.backend!r}{invariant}{forced})"
+        limit = "" if self._options["threads"] is None else f", threads={self._options['threads']}"
+        return f"LSTMCell({self._weights!r}, backend={self.backend!r}{invariant}{forced}{limit})"
 
 
 def _restore(weights: LSTMWeights, backend: str, options: dict[str, Any]) -> LSTMCell:

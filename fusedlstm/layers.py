@@ -27,6 +27,7 @@ class Layers:
         precision: as in LSTMCell.
         batch_invariant: as in LSTMCell.
         kernel: as in LSTMCell.
+        threads: as in LSTMCell.
     """
 
     def __init__(
@@ -37,11 +38,12 @@ class Layers:
         *,
         batch_invariant: bool = False,
         kernel: str | None = None,
+        threads: int | None = None,
     ) -> None:
         self._backend = backend
         self._weights = weights
         self.engines = tuple(
-            backend.cell_engine(layer, precision, batch_invariant=batch_invariant, kernel=kernel)
+            backend.cell_engine(layer, precision, batch_invariant=batch_invariant, kernel=kernel, threads=threads)
             for layer in weights.layers
         )
         self._sequence = backend.sequence_engine(weights, self.engines)

@@ -12,7 +12,7 @@ from fusedlstm.backends.sequence_run import MASKED_OUTPUTS, SequenceRun
 from fusedlstm.layers import Layers
 from fusedlstm.sequencer import Sequenceable
 from fusedlstm.state import LSTMState
-from fusedlstm.validation.arguments import check_bool, check_choice, check_size, fail
+from fusedlstm.validation.arguments import check_bool, check_choice, check_size, check_threads, fail
 from fusedlstm.validation.sequence import SequenceChecks
 from fusedlstm.validation.signatures import Signatures
 from fusedlstm.validation.weights import as_layers, check_same_form
@@ -54,13 +54,15 @@ class LSTM(Sequenceable):
             steps in two launches, for layers of up to 128 units without a projection, in float16, bfloat16, and float32
             with precision="high". With None, a table says which sequences scan. Single steps, Steppers and pools choose
             as without a name. Their last bits may differ from those of a scan.
+        threads: the most threads of a call on NumPy, as in LSTMCell.
 
     Raises:
-        TypeError: `weights` is not a StackedWeights or an LSTMWeights, a flag is not a bool, or `kernel` is not a str.
-        ValueError: the backend, precision or kernel is unknown, or the kernel doesn't fit the dtype, the precision or
-            batch_invariant.
-        RuntimeError: NumPy or its BLAS can't guarantee batch_invariant, or the GPU is too old for it or for the kernel.
-            The message says which.
+        TypeError: `weights` is not a StackedWeights or an LSTMWeights, a flag is not a bool, `kernel` is not a str, or
+            `threads` is not an int.
+        ValueError: the backend, precision or kernel is unknown, the kernel doesn't fit the dtype, the precision or
+            batch_invariant, or `threads` is less than 1.
+        RuntimeError: NumPy or its BLAS can't guarantee batch_invariant or set its threads, or the GPU is too old for
+            batch_invariant or for the kernel. The message says which.
         BackendUnavailableError: the named backend can't run here; the message says why.
     """
 
@@ -75,16 +77,18 @@ class LSTM(Sequenceable):
         precision: str = "highest",
         batch_invariant: bool = False,
         kernel: str | None = None,
+        threads: int | None = None,
     ) -> None:
         weights = as_layers(weights)
         check_bool("batch_first", batch_first)
         check_choice("precision", precision, ("highest", "high"))
         self._weights: StackedWeights = weights
-        self._options = {
+        self._options: dict[str, Any] = {
             "batch_first": batch_first,
             "precision": precision,
             "batch_invariant": batch_invariant,
             "kernel": kernel,
+            "threads": check_threads(threads),
         }
         self._batch_first, self._width = batch_first, weights.output_size
         self._backend = choose(backend)
@@ -93,7 +97,12 @@ class LSTM(Sequenceable):
         about = weights.dtype.name, precision
         kernel_choice.check(kernel, *about, batch_invariant=batch_invariant, no_scan=no_scan)
         self._checks = SequenceChecks(self._backend, weights, _MAKER, batch_first=batch_first)
-        self._layers = Layers(self._backend, weights, precision, batch_invariant=batch_invariant, kernel=kernel)
+        self._layers = Layers(
+            *(self._backend, weights, precision),
+            batch_invariant=batch_invariant,
+            kernel=kernel,
+            threads=self._options["threads"],
+        )
         self._known = Signatures()  # signatures of (x, states) that passed the checks
         log.info("%r on %s", self, self._backend.device)
 
@@ -386,7 +395,8 @@ class LSTM(Sequenceable):
         invariant = ", batch_invariant=True" if self._options["batch_invariant"] else ""
         kernel = self._options["kernel"]
         forced = "" if kernel is None else f", kernel={kernel!r}"
-        return f"LSTM({self._weights!r}{first}, backend={self.backend!r}{invariant}{forced})"
+        limit = "" if self._options["threads"] is None else f", threads={self._options['threads']}"
+        return f"LSTM({self._weights!r}{first}, backend={self.backend!r}{invariant}{forced}{limit})"
 
 
 def _restore(weights: StackedWeights, backend: str, options: dict[str, Any]) -> LSTM:

@@ -279,6 +279,7 @@ class Backend(Protocol):
         *,
         batch_invariant: bool = False,
         kernel: str | None = None,
+        threads: int | None = None,
     ) -> CellEngine:
         """Return an engine for a cell.
 
@@ -287,9 +288,12 @@ class Backend(Protocol):
             precision: the precision of float32 matmuls on a GPU.
             batch_invariant: whether to make each row bitwise independent of the rest of its batch.
             kernel: one of `kernel_choice.NAMES` to step with on a GPU; None leaves the choice to the backend.
+            threads: the most threads of a call on a CPU; None for as many as NumPy's BLAS has. The engines of all
+                layers have the same number.
 
         Raises:
-            RuntimeError: steps can't be batch-invariant here, or the GPU is too old for the kernel.
+            RuntimeError: steps can't be batch-invariant here, the threads of NumPy's BLAS can't be set, or the GPU is
+                too old for the kernel.
         """
 
     def sequence_engine(self, weights: StackedWeights, engines: Sequence[Any]) -> SequenceEngine:

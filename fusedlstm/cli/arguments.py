@@ -29,12 +29,13 @@ def parser() -> argparse.ArgumentParser:
     description = "Step trained LSTMs on GPUs and in NumPy."
     whole = argparse.ArgumentParser(prog="fusedlstm", description=description, parents=[everywhere])
     commands = whole.add_subparsers(
-        required=True, dest="command", metavar="{info,run,convert,demo,selftest,compile,tune}"
+        required=True, dest="command", metavar="{info,run,bench,convert,demo,selftest,compile,tune}"
     )
     add = functools.partial(commands.add_parser, parents=[everywhere])
 
     add("info", help="versions, backends and why one can't run, GPU, cache folder")
     _add_run(add)
+    _add_bench(add)
     _add_convert(add)
     demo = add("demo", help="classify handwritten digits and compare with PyTorch")
     _add_backend(demo, "the best one here")
@@ -46,6 +47,12 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_backend(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument("--backend", metavar="NAME", help=f"numpy, cuda or cuda:<index>; default: {default}")
+
+
+def _add_threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--threads", type=_positive, metavar="N", help="the most threads on NumPy; default: as many as its BLAS has"
+    )
 
 
 def _add_weights(command: argparse.ArgumentParser, batch: str) -> None:
@@ -86,6 +93,48 @@ def _add_run(add: Callable[..., argparse.ArgumentParser]) -> None:
     run.add_argument("--out", metavar="O.npz", help="where to write; default: INPUTS.out.npz")
     run.add_argument("--dtype", choices=dtypes.NAMES, help="the dtype to compute in; default: that of the weights")
     _add_backend(run, "the best one here")
+    _add_threads(run)
+
+
+def _add_bench(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command `bench`, whose options are those of `benchmark` and of a cell."""
+    bench = add(
+        "bench",
+        help="time steps of your weights on this machine, beside PyTorch and onnxruntime",
+        description="Time steps of a cell or of layers, one every 10 ms as for a live stream, or back to back. PyTorch "
+        "and onnxruntime, if they are installed, take turns with fusedlstm, each in a process of its own. Their "
+        "results are checked first. Exit with 1 if a library's results are wrong. Run nothing else meanwhile.",
+    )
+    bench.add_argument("weights", metavar="WEIGHTS", help="a file of LSTMWeights or StackedWeights")
+    bench.add_argument(
+        "--batch", type=_positive, action="append", metavar="B", help="the number of rows; may be repeated; default: 1"
+    )
+    bench.add_argument(
+        "--every",
+        type=_pace,
+        default=0.01,
+        metavar="TIME",
+        help="from one step to the next: a number with s, ms or us; 0 for steps back to back; default: 10ms",
+    )
+    bench.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=10.0,
+        metavar="S",
+        help="how long each library steps; p99.9 needs 10,000 steps; default: 10",
+    )
+    bench.add_argument(
+        "--step",
+        choices=("call", "out", "stepper"),
+        default="call",
+        help="plain calls, calls with out=, or a Stepper; default: call",
+    )
+    bench.add_argument("--no-peers", action="store_true", help="time only fusedlstm")
+    bench.add_argument("--json", metavar="FILE", help="write all results there; replaced after every batch size")
+    bench.add_argument("--dtype", choices=dtypes.NAMES, help="the dtype to step in; default: that of the weights")
+    bench.add_argument("--precision", choices=("highest", "high"), default="highest", help="as in LSTMCell")
+    _add_backend(bench, "the best one here")
+    _add_threads(bench)
 
 
 def _add_selftest(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -194,6 +243,17 @@ def _seconds(text: str) -> float:
         if (seconds := float(text)) > 0:
             return seconds
     raise argparse.ArgumentTypeError(f"wanted a number of seconds above 0; got {text!r}")
+
+
+def _pace(text: str) -> float | None:
+    """Return the seconds of "10ms"; None for 0."""
+    units = {"ms": 1e-3, "us": 1e-6, "s": 1.0}
+    unit = next((unit for unit in units if text.endswith(unit)), "")
+    with contextlib.suppress(ValueError):
+        number = float(text.removesuffix(unit))
+        if number == 0 or (unit and 0 < number < float("inf")):
+            return number * units[unit] if number else None
+    raise argparse.ArgumentTypeError(f"wanted a time such as 10ms, 500us or 1s, or 0; got {text!r}")
 
 
 def _add_convert(add: Callable[..., argparse.ArgumentParser]) -> None:

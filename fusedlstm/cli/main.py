@@ -1,4 +1,4 @@
-"""The command line: fusedlstm info, run, compile, convert, demo, selftest and tune."""
+"""The command line: fusedlstm info, run, bench, compile, convert, demo, selftest and tune."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _PACKAGES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the process's exit status.
 
-    0: done. 1: failed, or `convert --check`, `selftest` or `tune` disagrees. 2: wrong usage. 3: `convert --check` or
-    `selftest` could check nothing. 130: interrupted.
+    0: done. 1: failed, or `convert --check`, `bench`, `selftest` or `tune` disagrees. 2: wrong usage. 3: `convert
+    --check` or `selftest` could check nothing. 130: interrupted.
     """
     try:
         interrupts.begin()
@@ -197,6 +197,23 @@ def _tune(options: argparse.Namespace) -> int:
     )
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from fusedlstm.cli.bench import bench
+
+    return bench(
+        _say,
+        options.weights,
+        batches=options.batch or [1],
+        every=options.every,
+        seconds=options.seconds,
+        step=options.step,
+        peers=not options.no_peers,
+        json_path=options.json,
+        dtype=options.dtype,
+        options={"backend": options.backend, "precision": options.precision, "threads": options.threads},
+    )
+
+
 def _run(options: argparse.Namespace) -> int:
     said = run_files(
         options.weights,
@@ -206,6 +223,7 @@ def _run(options: argparse.Namespace) -> int:
         out_path=options.out,
         dtype=options.dtype,
         backend=options.backend,
+        threads=options.threads,
     )
     _say(said)
     return 0
@@ -214,6 +232,7 @@ def _run(options: argparse.Namespace) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "info": _info,
     "run": _run,
+    "bench": _bench,
     "convert": _convert,
     "demo": _demo,
     "selftest": _selftest,

@@ -46,6 +46,7 @@ def run_files(
     out_path: str | None = None,
     dtype: str | None = None,
     backend: str | None = None,
+    threads: int | None = None,
 ) -> str:
     """Run inputs (T, B, I) through a cell or through layers, write the results, and return a line of output.
 
@@ -63,6 +64,7 @@ def run_files(
             is overwritten.
         dtype: the dtype to compute in; None for the weights' own. 16-bit results are written as float32.
         backend: as for LSTMCell.
+        threads: as for LSTMCell.
 
     Raises:
         OSError, TypeError, ValueError: a file can't be read or written, or doesn't hold what was wanted.
@@ -73,7 +75,7 @@ def run_files(
     weights = load_weights(weights_path)
     if dtype is not None:
         weights = weights.astype(dtype)
-    runner: Any = _runner(weights, backend)
+    runner: Any = _runner(weights, backend, threads)
     inputs = _inputs(inputs_path, weights.input_size)
     T, B, _ = inputs.shape
     lengths = None if lengths_path is None else _lengths(lengths_path, T, B)
@@ -89,11 +91,11 @@ def run_files(
     return f"{out}: {T} steps of {B} rows on {runner.device}, {weights.dtype}"
 
 
-def _runner(weights: LSTMWeights | StackedWeights, backend: str | None) -> Any:
+def _runner(weights: LSTMWeights | StackedWeights, backend: str | None, threads: int | None) -> Any:
     """Return an LSTMCell, or an LSTM of layers."""
     if isinstance(weights, LSTMWeights):
-        return LSTMCell(weights, backend=backend)
-    return LSTM(weights, backend=backend)
+        return LSTMCell(weights, backend=backend, threads=threads)
+    return LSTM(weights, backend=backend, threads=threads)
 
 
 def _layers(weights: LSTMWeights | StackedWeights) -> tuple[LSTMWeights, ...]:

@@ -108,6 +108,11 @@ def check_size(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
+def check_threads(threads: Any) -> int | None:
+    """Return a number of threads, or None for the default, or raise."""
+    return None if threads is None else check_size("threads", threads, 1)
+
+
 def check_clip(name: str, value: Any) -> float | None:
     """Return a clip as a float (None is off, 0.0 clips to zero), or raise."""
     if value is None:

@@ -172,12 +172,14 @@ class CudaBackend:
         *,
         batch_invariant: bool = False,
         kernel: str | None = None,
+        threads: int | None = None,
     ) -> CudaCell:
-        """Return an engine for a cell.
+        """Return an engine for a cell. `threads` is ignored.
 
         Raises:
             RuntimeError: this GPU is too old for the kernel or for batch-invariant steps.
         """
+        del threads
         asked = "batch_invariant=True" if batch_invariant else f"kernel={kernel!r}"
         if batch_invariant:
             kernel = kernel_choice.invariant(weights.dtype.name, precision)

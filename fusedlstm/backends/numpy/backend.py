@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.arrays.host import host_mask, to_host_reals
+from fusedlstm.backends.numpy import blas, cores
 from fusedlstm.backends.numpy.cell import NumpyCell
 from fusedlstm.backends.numpy.context import quietly
 from fusedlstm.backends.numpy.fast_pointwise import pointwise
@@ -78,14 +79,20 @@ class NumpyBackend:
         *,
         batch_invariant: bool = False,
         kernel: str | None = None,
+        threads: int | None = None,
     ) -> NumpyCell:
         """Return an engine for a cell. `kernel` and `precision` are ignored: float32 is always IEEE float32 here.
 
         Raises:
-            RuntimeError: `batch_invariant` is set, but can't be kept with this NumPy and its BLAS.
+            RuntimeError: `batch_invariant` or `threads` is set, but can't be kept with this NumPy and its BLAS.
         """
         del precision, kernel
-        engine = NumpyCell(weights, invariant=batch_invariant)
+        reason = None if threads is None else blas.why_threads_are_fixed()
+        if reason is not None:
+            hint = "Set OPENBLAS_NUM_THREADS, OMP_NUM_THREADS or MKL_NUM_THREADS before Python starts instead"
+            raise RuntimeError(f"threads={threads} can't be kept here: {reason}. {hint}")
+        cores.warn_if_crowded(threads)
+        engine = NumpyCell(weights, invariant=batch_invariant, threads=threads)
         if batch_invariant:
             from fusedlstm.backends.numpy import batch_invariance
 

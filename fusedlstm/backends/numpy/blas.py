@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 _VARIABLE = "OPENBLAS_CORETYPE"
+_OPENMP = 2  # what openblas_get_parallel returns
 
 # The instructions that OpenBLAS's x86 kernels use, by kernel names in lower case.
 _OLD, _AVX, _AVX2, _AVX512 = range(4)
@@ -53,6 +54,27 @@ def threads() -> int | None:
     """Return how many threads OpenBLAS uses now, or None."""
     count = _function(_openblas(), "get_num_threads", ctypes.c_int)
     return None if count is None else int(count())
+
+
+def thread_functions() -> tuple[Callable[[], int], Callable[[int], object]]:
+    """Return OpenBLAS's own functions that get and set its number of threads, in the whole process.
+
+    They are called at each step, and keep the GIL, which takes less time. `why_threads_are_fixed()` must be None.
+    """
+    library: Any = _openblas()
+    quick = ctypes.PyDLL(library._name)
+    return _function(quick, "get_num_threads", ctypes.c_int), _function(quick, "set_num_threads", None)
+
+
+def why_threads_are_fixed() -> str | None:
+    """Return why `thread_functions` can't be used, or None if they can."""
+    parallel = _function(_openblas(), "get_parallel", ctypes.c_int)
+    if parallel is None or _function(_openblas(), "set_num_threads", None) is None:
+        return f"NumPy's BLAS ({describe()}) isn't an OpenBLAS that could be found"
+    kind = int(parallel())
+    if kind == _OPENMP:
+        return "NumPy's OpenBLAS was built with OpenMP, which has a number of threads for each thread"
+    return None if kind else "NumPy's OpenBLAS was built without threads"
 
 
 def describe() -> str:
@@ -125,7 +147,7 @@ def _candidates() -> Iterator[str]:
 
 
 def _function(library: ctypes.CDLL | None, name: str, result: Any) -> Any:
-    """Return an OpenBLAS function that takes no arguments, under any of its names, or None."""
+    """Return an OpenBLAS function that takes no arguments or an int, under any of its names, or None."""
     for prefix in ("scipy_", ""):
         for suffix in ("64_", ""):
             function = getattr(library, f"{prefix}openblas_{name}{suffix}", None)

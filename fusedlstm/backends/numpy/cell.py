@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from fusedlstm.backends.numpy.functions import clip
 from fusedlstm.backends.numpy.matmul import Weight, is_cut
 from fusedlstm.backends.numpy.resets import part_of, reset_state
 from fusedlstm.backends.numpy.scratch import Scratch, ScratchSpec
+from fusedlstm.backends.numpy.thread_limit import limits
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
@@ -59,12 +61,17 @@ class NumpyCell(CellEngine):
     Args:
         weights: the weights of the cell.
         invariant: whether to make each row bitwise independent of the rest of its batch; see `batch_invariance`.
+        threads: the most threads of a step; None for as many as the BLAS has.
+
+    Attributes:
+        quietly: runs work as `context.quietly` does, with at most `threads` threads.
     """
 
     is_whole = True
 
-    def __init__(self, weights: LSTMWeights, *, invariant: bool = False) -> None:
-        self.invariant = invariant
+    def __init__(self, weights: LSTMWeights, *, invariant: bool = False, threads: int | None = None) -> None:
+        self.invariant, self.threads = invariant, threads
+        self.quietly = quietly if threads is None else functools.partial(limits().quietly, threads)
         self.sizes = weights.input_size, weights.hidden_size, weights.output_size
         self.x_dtype, self.dtype = weights.dtype, dtypes.state_dtype(weights.dtype)  # of x and h, and of the arithmetic
         self.projects, self.has_bias = weights.weight_hr is not None, weights.bias is not None
@@ -100,7 +107,7 @@ class NumpyCell(CellEngine):
         c = np.asarray(c)  # not a subclass, which may override functions
         shares = self.shares(len(x))
         if len(shares) < 2:
-            quietly(self.run_here, x, h, c, h_out, c_out, is_first, reset)
+            self.quietly(self.run_here, x, h, c, h_out, c_out, is_first, reset)
             return
 
         def run(part: slice) -> None:
@@ -108,7 +115,7 @@ class NumpyCell(CellEngine):
             own = x[part], h[part], c[part], h_out[part], c_out[part], first, part_of(reset, part)
             quietly(self.run_here, *own)
 
-        threads.share_out(run, shares)
+        self.quietly(threads.share_out, run, shares)
 
     def run_here(
         self,
@@ -120,7 +127,7 @@ class NumpyCell(CellEngine):
         is_first: NumpyArray | None,
         reset: Reset | None,
     ) -> None:
-        """Do the work of `run` in the calling thread. Call it through `quietly`."""
+        """Do the work of `run` in the calling thread. Call it through `self.quietly`."""
         weights, scratch = self.weights, self.scratch
         workspace = scratch.take()
         try:
@@ -146,7 +153,7 @@ class NumpyCell(CellEngine):
         """Return the rows that each thread takes."""
         if B < threads.SHARED or not self.runs_cut(B):
             return [slice(0, B)]
-        shares = threads.shares(B, self.work, steps)
+        shares = threads.shares(B, self.work, steps, most=self.threads)
         if len(shares) > 1:
             self.weights.lay_out_cut()  # once, not in each thread
         return shares

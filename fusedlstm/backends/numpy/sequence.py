@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusedlstm.backends.base import SequenceEngine
-from fusedlstm.backends.numpy.context import quietly
 from fusedlstm.backends.numpy.memory import empty
 from fusedlstm.backends.numpy.scan import clear_idle, repeat_in_idle, scan
 from fusedlstm.backends.numpy.timeline import timelines
@@ -37,7 +36,7 @@ class NumpySequence(SequenceEngine):
         ]
 
     def run(self, engines: Sequence[NumpyCell], run: SequenceRun) -> None:
-        quietly(self._run, engines, run)
+        engines[0].quietly(self._run, engines, run)  # all engines have the same number of threads
 
     def kernels(self, engines: Sequence[NumpyCell], B: int) -> tuple[str, ...]:  # noqa: ARG002
         return ("numpy",) * len(engines)

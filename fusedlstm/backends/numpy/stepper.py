@@ -50,7 +50,9 @@ class NumpyStepper(StatesInPlace):
         self._flags, self._looks_at_flags = np.zeros(B, _BOOL), False
         work = sum(engine.work for engine in engines)
         may_share = all(engine.runs_cut(B) for engine in engines)
-        self._shares = threads.shares(B, work, unit=BLOCK) if may_share else [slice(0, B)]
+        # All engines have the same number of threads.
+        most = engines[0].threads
+        self._shares = threads.shares(B, work, unit=BLOCK, most=most) if may_share else [slice(0, B)]
         self._parts = {part.start: [layer.part(part) for layer in layers] for part in self._shares}
 
     @property
@@ -76,9 +78,9 @@ class NumpyStepper(StatesInPlace):
         if len(self._shares) > 1:
             for engine in engines:
                 engine.weights.lay_out_cut()  # once, not in each thread
-            threads.share_out(lambda part: quietly(self._run, engines, part), self._shares)
+            engines[0].quietly(threads.share_out, lambda part: quietly(self._run, engines, part), self._shares)
         else:
-            quietly(self._run, engines, self._shares[0])
+            engines[0].quietly(self._run, engines, self._shares[0])
         self.is_torn = False
 
     def _run(self, engines: Sequence[NumpyCell], part: slice) -> None:

@@ -1,4 +1,6 @@
-"""Share the rows of a batch among threads, as many as NumPy's BLAS has. A product cut into pieces uses only one.
+"""Share the rows of a batch among threads. A product that is cut into pieces uses only one.
+
+There are as many threads as NumPy's BLAS has, or as the cell's `threads` says.
 
 Rows are independent, so a thread takes its rows through whole steps, and in a sequence through all steps between two
 resets. Threads wait for each other once, at the end. NumPy releases the GIL while it computes. The last bits of a row
@@ -30,7 +32,7 @@ _LEAST_WORK = 10_000_000
 _LEAST_STEP = 1_000_000
 
 
-def shares(B: int, each: int, steps: int = 1, unit: int = 1) -> list[slice]:
+def shares(B: int, each: int, steps: int = 1, unit: int = 1, most: int | None = None) -> list[slice]:
     """Return the rows for each thread: all in one share, or shares of about the same size.
 
     Args:
@@ -38,10 +40,11 @@ def shares(B: int, each: int, steps: int = 1, unit: int = 1) -> list[slice]:
         each: the multiplications of a row in a step.
         steps: the number of steps.
         unit: all shares but the last are multiples of this.
+        most: the number of threads; None for as many as the BLAS has.
     """
     if B < SHARED or B * each < _LEAST_STEP or B * each * steps < _LEAST_WORK:
         return [slice(0, B)]
-    threads = min(B // _FEWEST, blas.threads() or 1)
+    threads = min(B // _FEWEST, most or blas.threads() or 1)
     ends = [B * k // threads // unit * unit for k in range(threads)] + [B]
     return [slice(*pair) for pair in itertools.pairwise(ends)]
 
