@@ -15,7 +15,7 @@ from fusedlstm.state import LSTMState
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size, fail
 from fusedlstm.validation.sequence import SequenceChecks
 from fusedlstm.validation.signatures import Signatures
-from fusedlstm.validation.weights import as_layers, check_same_form
+from fusedlstm.validation.weights import as_layers, check_causal, check_same_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,14 +29,16 @@ _MAKER = "lstm.asarray"  # the function that makes arrays, for messages
 
 
 class LSTM(Sequenceable):
-    """Layers of LSTM cells in one direction or both, run on sequences or step by step.
+    """Layers of LSTM cells, each in one direction or both, run on sequences or step by step.
 
-    A state is always a tuple of LSTMState, one for each layer and direction. The order is PyTorch's: layer 0 forward,
-    layer 0 backward, layer 1 forward ... An LSTM holds weights but no state. Several threads may call it at once, and a
-    signal handler may call it during another call. On a GPU, a call on sequences of a new size, or with new options,
-    first captures graphs. The last 8 sizes and options keep theirs, each with buffers of some 50 MiB, or of one step if
-    that needs more. In a bidirectional LSTM, each layer and direction keeps as many. A call nested in a capture raises
-    RuntimeError. The same call always gives the same bits.
+    A state is always a tuple of LSTMState, one for each layer and direction, in the order of `weights.layers`. If every
+    layer has both directions, that is PyTorch's order: layer 0 forward, layer 0 backward, layer 1 forward ...
+
+    An LSTM holds weights but no state. Several threads may call it at once, and a signal handler may call it during
+    another call. On a GPU, a call on sequences of a new size, or with new options, first captures graphs. The last 8
+    sizes and options keep theirs, each with buffers of some 50 MiB, or of one step if that needs more. If layers have
+    different directions or both, each change of direction begins a part with as many of its own. A call nested in a
+    capture raises RuntimeError. The same call always gives the same bits.
 
     As with `LSTMCell`, arrays on the LSTM's device may come from any library that shares its memory, even from several
     at once. Only sequences whose steps are not contiguous are copied, part by part. Results are in the library of x.
@@ -146,7 +148,7 @@ class LSTM(Sequenceable):
         """
         weights = as_layers(weights)
         old = self._weights
-        for name in ("num_layers", "bidirectional", "residual"):
+        for name in ("num_layers", "directions", "residual"):
             before, now = getattr(old, name), getattr(weights, name)
             if before != now:
                 fail(ValueError, "weights", f"{name} {before}, as in the old weights", str(now))
@@ -195,11 +197,9 @@ class LSTM(Sequenceable):
 
         Raises:
             TypeError: an argument has the wrong kind, dtype or library.
-            ValueError: an argument has the wrong shape or device, or the weights are bidirectional.
+            ValueError: an argument has the wrong shape or device, or a layer reads backward.
         """
-        if self._weights.bidirectional:
-            wanted = "unidirectional weights for a step"
-            fail(ValueError, "weights", wanted, "bidirectional=True", "The backward direction needs whole sequences")
+        check_causal("weights", self._weights, "layers that are all forward for a step")
         if self._is_native(x, state, is_first, reset_to):
             return self._step(x, state, is_first, reset_to, self._backend.empty)
         with Exchange(self._backend, x, _MAKER) as exchange:
@@ -298,6 +298,7 @@ class LSTM(Sequenceable):
             reset_to: the state to reset rows to: one for each layer and direction, with one row or B; None for zeros.
                 Even a NaN in the old state has no effect after a reset.
             reverse: whether every layer runs from the last step to the first. Each output stays at the index of its x.
+                Only for weights whose layers are all forward.
             masked_outputs: the outputs of steps that a row does not take. "zero" gives zeros, as TensorFlow and PyTorch
                 do. "last" repeats the output of the direction's previous step, as Keras does, and gives zeros before
                 the first.
@@ -312,8 +313,8 @@ class LSTM(Sequenceable):
 
         Raises:
             TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).
-            ValueError: an argument has the wrong shape or device, or `reverse` is set for bidirectional weights. Or a
-                checked length is below 0 or above T, or both lengths and a mask are given.
+            ValueError: an argument has the wrong shape or device, or `reverse` is set and a layer reads backward
+                already. Or a checked length is below 0 or above T, or both lengths and a mask are given.
             RuntimeError: on a GPU, the current stream is being captured, or this thread is capturing a new graph.
             BackendUnavailableError: steps can't be planned on this GPU; the message says why.
         """

@@ -17,14 +17,15 @@ from support.backends import needs_cuda
 from support.cells import host, random_state
 
 T, B, I, N = 7, 4, 3, 5
+DIRECTIONS = {"bidirectional": ["both"] * 2, "mixed": ["both", "backward"]}
 
 
-def random_stack(rng, *, layers=2, bidirectional=False, residual=False, dtype="float64"):
-    """Return layers of different sizes, some with a projection, peepholes or clips."""
-    D, width, stack = 1 + bidirectional, I, []
-    for _ in range(layers):
+def random_stack(rng, *, layers=2, shape="forward", residual=False, dtype="float64"):
+    """Return layers of different sizes, some with a projection, peepholes or clips, in the directions of a shape."""
+    ways, width, stack = ways_of(shape, layers, rng), I, []
+    for way in ways:
         directions = []
-        for _ in range(D):
+        for _ in range(2 if way == "both" else 1):
             proj = int(rng.integers(1, 5)) if rng.random() < 0.5 else None
             N = int(rng.integers(1, 7))
             if residual:
@@ -44,7 +45,14 @@ def random_stack(rng, *, layers=2, bidirectional=False, residual=False, dtype="f
             )
         stack += directions
         width = sum(weights.output_size for weights in directions)
-    return StackedWeights(stack, bidirectional=bidirectional, residual=residual)
+    return StackedWeights(stack, directions=ways, residual=residual)
+
+
+def ways_of(shape, layers, rng):
+    """Return the direction of each layer. A call reverses those of "reverse"."""
+    if shape == "mixed":
+        return [str(way) for way in rng.choice(["forward", "backward", "both"], layers)]
+    return ["both" if shape == "bidirectional" else "forward"] * layers
 
 
 def random_states(lstm, B, rng):
@@ -94,7 +102,7 @@ def assert_same_bits(got, wanted, rows=slice(None)):
     T=st.sampled_from([0, 1, 2, 5, 9]),
     B=st.sampled_from([0, 1, 2, 5]),
     layers=st.integers(1, 3),
-    shape=st.sampled_from(["forward", "reverse", "bidirectional"]),
+    shape=st.sampled_from(["forward", "reverse", "bidirectional", "mixed", "mixed"]),
     residual=st.booleans(),
     steps=st.sampled_from([None, "lengths", "mask"]),
     reset=st.sampled_from([None, "zero", "one row", "rows"]),
@@ -103,7 +111,7 @@ def assert_same_bits(got, wanted, rows=slice(None)):
 )
 def test_equals_row_by_row(backend_of_properties, seed, T, B, layers, shape, residual, steps, reset, rule, batch_first):
     rng = np.random.default_rng(seed)
-    weights = random_stack(rng, layers=layers, bidirectional=shape == "bidirectional", residual=residual)
+    weights = random_stack(rng, layers=layers, shape=shape, residual=residual)
     lstm = LSTM(weights, batch_first=batch_first, backend=backend_of_properties)
     xs, states = rng.normal(size=(T, B, I)), random_states(lstm, B, rng)
     options, active, is_first, reset_to = {}, None, None, None
@@ -145,11 +153,10 @@ def test_equals_row_by_row(backend_of_properties, seed, T, B, layers, shape, res
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("shape", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("shape", ["forward", "reverse", "bidirectional", "mixed"])
 def test_dtypes_agree_with_float64(dtype, shape, backend):
     rng = np.random.default_rng(3)
-    bidirectional = shape == "bidirectional"
-    weights = random_stack(rng, bidirectional=bidirectional, residual=True, dtype=dtype)
+    weights = random_stack(rng, shape=shape, residual=True, dtype=dtype)
     lstm, exact = LSTM(weights, backend=backend), LSTM(weights.astype("float64"), backend="numpy")
     assert lstm.dtype == weights.dtype
     xs = lstm.asarray(rng.normal(size=(T, B, I)))
@@ -221,11 +228,11 @@ def test_no_state_is_zeros(backend):
     assert_same_bits(lstm(xs), lstm(xs, lstm.zero_state(B)))
 
 
-@pytest.mark.parametrize("shape", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("shape", ["forward", "reverse", "bidirectional", "mixed"])
 @pytest.mark.parametrize("rule", ["zero", "last"])
 def test_rows_do_not_depend_on_neighbours(shape, rule, backend):
     """No bit of a row depends on the values, lengths or resets of other rows, even if they are NaN."""
-    lstm = plain(backend, "float32", bidirectional=shape == "bidirectional")
+    lstm = plain(backend, "float32", directions=DIRECTIONS.get(shape))
     rng = np.random.default_rng(5)
     values, states = rng.normal(size=(T, B, I)), random_states(lstm, B, rng)
     options = {"reverse": shape == "reverse", "masked_outputs": rule}
@@ -462,7 +469,7 @@ def test_set_weights_refuses_another_stack(backend):
 
 def test_copies_and_pickles(backend):
     rng = np.random.default_rng(14)
-    weights = random_stack(rng, bidirectional=True)
+    weights = random_stack(rng, shape="mixed")
     lstm = LSTM(weights, batch_first=True, precision="high", backend=backend)
     xs = lstm.asarray(rng.normal(size=(B, T, I)))
     for other in (copy.copy(lstm), pickle.loads(pickle.dumps(lstm))):
@@ -521,7 +528,7 @@ def test_on_another_device():
     if cupy.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("needs two GPUs")
     rng = np.random.default_rng(15)
-    weights = random_stack(rng, layers=2, bidirectional=True, residual=True)
+    weights = random_stack(rng, layers=2, shape="bidirectional", residual=True)
     here, there = LSTM(weights, backend="numpy"), LSTM(weights, backend="cuda:1")
     xs, lengths, is_first = rng.normal(size=(T, B, I)), [7, 0, 3, 5], rng.random((T, B)) < 0.3
     for lstm in (there, pickle.loads(pickle.dumps(there))):

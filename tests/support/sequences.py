@@ -38,7 +38,6 @@ def run(weights, xs, states, lengths=None, *, active=None, is_first=None, reset_
     if lengths is not None:
         active = np.arange(T)[:, None] < np.asarray(lengths)
     cells = [LSTMCell(layer, backend="numpy") for layer in weights.layers]
-    D = weights.num_directions
     rows, finals = [], [[] for _ in cells]
     for b in range(B):
         taken = np.ones(T, bool) if active is None else active[:, b]
@@ -46,13 +45,12 @@ def run(weights, xs, states, lengths=None, *, active=None, is_first=None, reset_
         values = xs[:, b]
         for layer in range(weights.num_layers):
             parts = []
-            for d in range(D):
-                k = layer * D + d
+            for k in range(*weights.slices[layer].indices(len(cells))):
                 part, final = direction(
                     cells[k],
                     values,
                     one_row(states[k], b),
-                    backwards=reverse or d == 1,
+                    backwards=reverse or weights.backward[k],
                     taken=taken,
                     first=first,
                     reset_to=None if reset_to is None else one_row(reset_to[k], b),

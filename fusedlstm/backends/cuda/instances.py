@@ -75,16 +75,16 @@ class _Uses:
         if "cell" in objects or "sequence" in objects:
             for k, layer in enumerate(self._layers):
                 yield from self._owned(layer)
-                if not self._weights.bidirectional:  # LSTM.step is a cell's step for each layer
+                if self._weights.is_causal:  # LSTM.step is a cell's step for each layer
                     yield from self._plain(layer, is_upper=k > 0)
         if "sequence" in objects:
             for layer in self._layers:
                 yield from self._sequence(layer)
-            if any(self._weights.residual) and not self._weights.bidirectional:
+            if any(self._weights.residual) and self._weights.is_causal:
                 yield kernels.add_kernel(self._layers[0].dtype)
-        if "stepper" in objects and not self._weights.bidirectional:
+        if "stepper" in objects and self._weights.is_causal:
             yield from self._steppers()
-        if "pool" in objects and not self._weights.bidirectional:
+        if "pool" in objects and self._weights.is_causal:
             yield from self._pools()
 
     def _owned(self, layer: _Layer) -> Iterator[Kernel]:

@@ -30,11 +30,8 @@ class NumpySequence(SequenceEngine):
     """
 
     def __init__(self, weights: StackedWeights) -> None:
-        self._residual, self._bidirectional = weights.residual, weights.bidirectional
-        self._widths = [
-            sum(layer.output_size for layer in weights.layers[k : k + weights.num_directions])
-            for k in range(0, len(weights.layers), weights.num_directions)
-        ]
+        self._residual, self._slices, self._backward = weights.residual, weights.slices, weights.backward
+        self._widths = [sum(layer.output_size for layer in weights.layers[which]) for which in weights.slices]
 
     def run(self, engines: Sequence[NumpyCell], run: SequenceRun) -> None:
         quietly(self._run, engines, run)
@@ -43,16 +40,16 @@ class NumpySequence(SequenceEngine):
         return ("numpy",) * len(engines)
 
     def _run(self, engines: Sequence[NumpyCell], run: SequenceRun) -> None:
-        directions = timelines(run, bidirectional=self._bidirectional)
-        (T, B, _), xs, k, top = run.xs.shape, run.xs, 0, len(self._widths) - 1
-        for layer, width in enumerate(self._widths):
+        found = timelines(run, self._backward)
+        (T, B, _), xs, top = run.xs.shape, run.xs, len(self._widths) - 1
+        for layer, (width, which) in enumerate(zip(self._widths, self._slices, strict=True)):
             whole = run.outputs if layer == top else empty((T, B, width), run.outputs.dtype)
             start = 0
-            for timeline in directions:
+            for k in range(which.start, which.stop):
                 stop = start + engines[k].sizes[2]
                 part = whole if stop - start == width else whole[:, :, start:stop]
-                self._run_direction(engines[k], layer, k, xs, timeline, run, part)
-                start, k = stop, k + 1
+                self._run_direction(engines[k], layer, k, xs, found[k], run, part)
+                start = stop
             xs = whole
 
     def _run_direction(
