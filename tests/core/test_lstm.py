@@ -71,6 +71,11 @@ def on_host(states):
     return [state.to_numpy() for state in states]
 
 
+def by_time(state):
+    """Return a state of every step, (B, T, K), as (T, B, K)."""
+    return LSTMState(h=state.h.swapaxes(0, 1), c=state.c.swapaxes(0, 1))
+
+
 def plain(backend, dtype="float64", **options):
     weights = StackedWeights.random(I, N, 2, seed=0, dtype=dtype, **options)
     return LSTM(weights, backend=backend)
@@ -108,8 +113,11 @@ def assert_same_bits(got, wanted, rows=slice(None)):
     reset=st.sampled_from([None, "zero", "one row", "rows"]),
     rule=st.sampled_from(["zero", "last"]),
     batch_first=st.booleans(),
+    cells=st.booleans(),
 )
-def test_equals_row_by_row(backend_of_properties, seed, T, B, layers, shape, residual, steps, reset, rule, batch_first):
+def test_equals_row_by_row(
+    backend_of_properties, seed, T, B, layers, shape, residual, steps, reset, rule, batch_first, cells
+):
     rng = np.random.default_rng(seed)
     weights = random_stack(rng, layers=layers, shape=shape, residual=residual)
     lstm = LSTM(weights, batch_first=batch_first, backend=backend_of_properties)
@@ -126,11 +134,12 @@ def test_equals_row_by_row(backend_of_properties, seed, T, B, layers, shape, res
         reset_to = options["reset_to"] = random_states(lstm, 1 if reset == "one row" else B, rng)
     if batch_first:
         options |= {name: options[name].T for name in ("mask", "is_first") if name in options}
-    got, finals = lstm(
+    got, finals, *every = lstm(
         lstm.asarray(xs.swapaxes(0, 1) if batch_first else xs),
         states,
         reverse=shape == "reverse",
         masked_outputs=rule,
+        cells=cells,
         **options,
     )
     assert got.flags.c_contiguous
@@ -148,8 +157,12 @@ def test_equals_row_by_row(backend_of_properties, seed, T, B, layers, shape, res
         reset_to=None if reset_to is None else on_host(reset_to),
         reverse=shape == "reverse",
         last=rule == "last",
+        cells=(wanted_every := []) if T else None,
     )
     assert_close((got, finals), wanted)
+    if cells:
+        turned = [by_time(state) for state in every[0]] if batch_first else every[0]
+        assert_close((got, turned), (wanted[0], wanted_every or turned))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])

@@ -90,6 +90,7 @@ class CudaSequence(SequenceEngine):
                     reset_to=None if run.reset_to is None else run.reset_to[part.which],
                     reverse=run.reverse or part.backward,
                     repeats=run.repeats and is_top,
+                    cells=None if run.cells is None else run.cells[part.which],
                 )
                 sequence.run(engines[part.which], own, marks)
             xs = whole

@@ -63,11 +63,21 @@ class NumpySequence(SequenceEngine):
         outputs: NumpyArray,
     ) -> None:
         """Run a direction of a layer, number k of all, and write its outputs."""
-        ys = outputs if outputs.flags.c_contiguous else empty(outputs.shape, outputs.dtype)
-        scan(engine, xs, run.states[k], timeline, None if run.reset_to is None else run.reset_to[k], ys, run.finals[k])
+        ys, cs = _contiguous(outputs), None if run.cells is None else _contiguous(run.cells[k].c)
+        reset_to = None if run.reset_to is None else run.reset_to[k]
+        scan(engine, xs, run.states[k], timeline, reset_to, ys, run.finals[k], cs)
+        if run.cells is not None:
+            run.cells[k].h[...] = ys
+            if cs is not run.cells[k].c:
+                run.cells[k].c[...] = cs
         if self._residual[layer]:
             np.add(ys, xs, out=ys)
         if layer == len(self._widths) - 1:
             (repeat_in_idle if run.repeats else clear_idle)(ys, timeline)
         if ys is not outputs:
             outputs[...] = ys
+
+
+def _contiguous(array: NumpyArray) -> NumpyArray:
+    """Return an array to write, or a new one in its place if it isn't contiguous."""
+    return array if array.flags.c_contiguous else empty(array.shape, array.dtype)
