@@ -130,8 +130,8 @@ def _of_arrays(source: Sequence[Any], given: Given) -> LSTMWeights | StackedWeig
             return directions[0]
         return StackedWeights(directions, bidirectional=True)
     layers = [_directions(f"source[{k}]", arrays, given) for k, arrays in enumerate(source)]
-    directions = [BOTH if len(layer) == 2 else FORWARD for layer in layers]
-    return StackedWeights([each for layer in layers for each in layer], directions=directions)
+    ways = [BOTH if len(layer) == 2 else FORWARD for layer in layers]
+    return StackedWeights([each for layer in layers for each in layer], directions=ways)
 
 
 def _directions(name: str, source: Sequence[Any], given: Given) -> list[LSTMWeights]:

@@ -265,7 +265,8 @@ def _tapped(lstms: Sequence[LSTM], results: Mapping[str, NumpyArray], *, turned:
     T, D, B, N = Y.shape
     if lengths is not None:
         lengths = lengths.astype(np.int64)
-    states, finals = [], []
+    states: list[tuple[NumpyArray, NumpyArray]] = []
+    finals: list[tuple[NumpyArray, NumpyArray]] = []
     for k in range(len(lstms)):
         starts, ends = [], []
         for name, end_name in (("initial_h", "Y_h"), ("initial_c", "Y_c")):
