@@ -154,12 +154,6 @@ X, H, B = np.ones((3, 16), "f"), np.ones((4, 16), "f"), np.ones(16, "f")
         ([X, H, B.astype("d")], {}, TypeError, "source.bias: wanted dtype float32"),
         ([X, H, B, X, H[:, :15], B], {}, ValueError, r"source \(backward\).recurrent_kernel: wanted"),
         ([X.astype(int), H.astype(int)], {}, TypeError, "weight_ih: wanted dtype float64"),
-        (
-            [[X, H, B], [H, H, B] * 2],
-            {},
-            ValueError,
-            r"the same number of directions in each layer; got 1 in source\[0\] and 2 in",
-        ),
         ([[X, H, B], [X, H, B]], {}, ValueError, r"layers\[1\]: wanted input_size 4"),
         ([X, H, B], {"name": "lstm"}, ValueError, "name: wanted None with arrays; got 'lstm'"),
         ([X, H, B], {"activation": "gelu"}, ValueError, "activation: wanted one of"),

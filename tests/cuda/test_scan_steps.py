@@ -127,7 +127,8 @@ def test_a_scan_is_two_launches():
     xs, states = arguments(lstm, 16)
     for options in ({}, {"is_first": np.ones((16, B), bool)}):
         lstm(xs, states, **options)
-        graphs = lstm._layers._sequence._parts[0]._free[-1]._by_steps
+        ((_, sequence),) = lstm._layers._sequence._groups[0]
+        graphs = sequence._free[-1]._by_steps
         assert nodes_of(graphs[16]) == ["lstm_gates", "lstm_scan"] * 2
 
 
