@@ -148,6 +148,7 @@ def test_equals_row_by_row(
         assert got.shape == (T, 0, weights.output_size)
         assert [state.c.shape for state in finals] == [(0, layer.hidden_size) for layer in weights.layers]
         return
+    wanted_every = []
     wanted = sequences.run(
         weights,
         xs,
@@ -157,7 +158,7 @@ def test_equals_row_by_row(
         reset_to=None if reset_to is None else on_host(reset_to),
         reverse=shape == "reverse",
         last=rule == "last",
-        cells=(wanted_every := []) if T else None,
+        cells=wanted_every if T else None,
     )
     assert_close((got, finals), wanted)
     if cells:
