@@ -91,7 +91,12 @@ SEQUENCES = {
             "run.reset_to[: part.which.stop - part.which.start]",
             "now any_lstm dtypes_agree and emulated",
         ),
-        ("every state of another layer", "run.cells[part.which]", "run.cells[::-1][part.which]", ROWS),
+        (
+            "every state of another layer",
+            "run.cells[part.which]",
+            "run.cells[::-1][part.which]",
+            "now cells outputs_keep and emulated",
+        ),
         (
             "a user's capture",
             "            check_not_captured(",

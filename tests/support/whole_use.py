@@ -92,6 +92,7 @@ def _sequences(lstm, B, contiguous):
         )
         for is_first in (None, np.ones((3, B), bool)):
             lstm(xs, states, is_first=is_first)
+            lstm(xs, states, is_first=is_first, cells=True)
             if lstm.weights.is_causal:
                 lstm.step(xs[0], states, is_first=None if is_first is None else is_first[0])
 

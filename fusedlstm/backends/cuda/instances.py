@@ -107,14 +107,15 @@ class _Uses:
             yield from layer.step(kernel, B, staged, odd=not contiguous, odd_m=not contiguous)
 
     def _sequence(self, layer: _Layer) -> Iterator[Kernel]:
-        """Yield the kernels of whole sequences, with and without flags."""
+        """Yield the kernels of whole sequences, with and without flags, also of those that return every state."""
         yield sequence_kernels.flags_kernel()
-        for B in self._batches:
+        for B, scans in itertools.product(self._batches, _EITHER):
             kernel = sequence_choice.choose(
                 *(B, layer.sizes, *self._about, self._capability),
                 projects=layer.projects,
                 forced=self._of_sequences,
                 can_plan=self._can_plan,
+                scans=scans,
             )
             if kernel == kernel_choice.SCAN:
                 yield from layer.scan(B)
