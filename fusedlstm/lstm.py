@@ -293,6 +293,11 @@ class LSTM(Sequenceable):
         self, xs: Array, state: States | None = None, *, cells: Literal[True], **options: Unpack[CallOptions]
     ) -> tuple[Array, States, States]: ...
 
+    @overload
+    def __call__(
+        self, xs: Array, state: States | None = None, *, cells: bool, **options: Unpack[CallOptions]
+    ) -> tuple[Array, States] | tuple[Array, States, States]: ...
+
     def __call__(
         self,
         xs: Array,
