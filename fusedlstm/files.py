@@ -5,12 +5,14 @@ A file is a safetensors file. Its metadata has one key, "fusedlstm", with a JSON
     {"kind": "LSTMWeights", "version": 1, "options": {...}, "crc32": 1234567890}
 
 A cell's options in version 1 are cell_clip, proj_clip, and activation, which is one of six names. Version 2 has all of
-`LSTMWeights.options` except zoneout. A function with parameters is a list there. Version 3 adds zoneout. A file gets
-the earliest version that can hold its cells. Readers that don't know that version refuse it.
+`LSTMWeights.options` except zoneout. A function with parameters is a list there. Version 3 adds zoneout. Version 4 adds
+a stack's directions. A file gets the earliest version that can hold its cells and directions. Readers that don't know
+that version refuse it.
 
 Arrays are stored C-ordered and little-endian, under their names in `LSTMWeights`. A file of the kind "StackedWeights"
 has the arrays of `layers[k]` under the names "k.weight_ih" ... Its options are {"layers": [the options of each element,
-...], "bidirectional": bool, "residual": [one bool for each layer, ...]}.
+...], "bidirectional": bool, "residual": [one bool for each layer, ...]}. If layers have different directions, or are
+backward, "bidirectional" is replaced by "directions": [one of `fusedlstm.directions.NAMES` for each layer, ...].
 
 A file of the kind "StatePool" has the live slots as a sorted int64 array (L,) under the name "slots". Their states have
 the same order: "k.h" (L, P) and "k.c" (L, N) for layer k. c is float32 if h has 16 bits. The options are {"layers":
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.validation.arguments import AnyPath
 
-VERSION = 3  # the newest
+VERSION = 4  # the newest
 _KEY = "fusedlstm"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
 _WHAT = {"StatePool": "states"}  # what a kind's arrays hold, for messages; "weights" for other kinds

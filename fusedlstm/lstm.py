@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, overload
 
 from fusedlstm import log
 from fusedlstm.arrays.exchange import Exchange, in_order, is_native
@@ -15,10 +15,11 @@ from fusedlstm.state import LSTMState
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size, check_threads, fail
 from fusedlstm.validation.sequence import SequenceChecks
 from fusedlstm.validation.signatures import Signatures
-from fusedlstm.validation.weights import as_layers, check_same_form
+from fusedlstm.validation.weights import as_layers, check_causal, check_same_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Unpack
 
     from fusedlstm.arrays.dtypes import Array, Empty
     from fusedlstm.backends.base import CellEngine
@@ -26,17 +27,32 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 _MAKER = "lstm.asarray"  # the function that makes arrays, for messages
+States: TypeAlias = tuple[LSTMState, ...]  # one for each layer and direction
+
+
+class CallOptions(TypedDict, total=False):
+    """The options of `LSTM.__call__` that don't change what it returns."""
+
+    lengths: Any
+    mask: Any
+    is_first: Any
+    reset_to: States | None
+    reverse: bool
+    masked_outputs: str
+    strict: bool
 
 
 class LSTM(Sequenceable):
-    """Layers of LSTM cells in one direction or both, run on sequences or step by step.
+    """Layers of LSTM cells, each in one direction or both, run on sequences or step by step.
 
-    A state is always a tuple of LSTMState, one for each layer and direction. The order is PyTorch's: layer 0 forward,
-    layer 0 backward, layer 1 forward ... An LSTM holds weights but no state. Several threads may call it at once, and a
-    signal handler may call it during another call. On a GPU, a call on sequences of a new size, or with new options,
-    first captures graphs. The last 8 sizes and options keep theirs, each with buffers of some 50 MiB, or of one step if
-    that needs more. In a bidirectional LSTM, each layer and direction keeps as many. A call nested in a capture raises
-    RuntimeError. The same call always gives the same bits.
+    A state is always a tuple of LSTMState, one for each layer and direction, in the order of `weights.layers`. If every
+    layer has both directions, that is PyTorch's order: layer 0 forward, layer 0 backward, layer 1 forward ...
+
+    An LSTM holds weights but no state. Several threads may call it at once, and a signal handler may call it during
+    another call. On a GPU, a call on sequences of a new size, or with new options, first captures graphs. The last 8
+    sizes and options keep theirs, each with buffers of some 50 MiB, or of one step if that needs more. If layers have
+    different directions or both, each change of direction begins a part with as many of its own. A call nested in a
+    capture raises RuntimeError. The same call always gives the same bits.
 
     As with `LSTMCell`, arrays on the LSTM's device may come from any library that shares its memory, even from several
     at once. Only sequences whose steps are not contiguous are copied, part by part. Results are in the library of x.
@@ -124,7 +140,7 @@ class LSTM(Sequenceable):
         """Whether the batch is the first axis of sequences, and time the second."""
         return self._batch_first
 
-    def zero_state(self, batch: int, like: Any = None) -> tuple[LSTMState, ...]:
+    def zero_state(self, batch: int, like: Any = None) -> States:
         """Return states of zeros for `batch` rows, one for each layer and direction, in new arrays on the device.
 
         Args:
@@ -139,7 +155,7 @@ class LSTM(Sequenceable):
         with Exchange(self._backend, like, _MAKER) as exchange:
             if like is not None:
                 exchange.check_place("like", like)
-            states = [self._empty_state(k, B, exchange.empty) for k in range(len(self._weights.layers))]
+            states = [self._empty_state(k, exchange.empty, B) for k in range(len(self._weights.layers))]
             for state in states:
                 state.h.fill(0)
                 state.c.fill(0)
@@ -155,7 +171,7 @@ class LSTM(Sequenceable):
         """
         weights = as_layers(weights)
         old = self._weights
-        for name in ("num_layers", "bidirectional", "residual"):
+        for name in ("num_layers", "directions", "residual"):
             before, now = getattr(old, name), getattr(weights, name)
             if before != now:
                 fail(ValueError, "weights", f"{name} {before}, as in the old weights", str(now))
@@ -184,11 +200,11 @@ class LSTM(Sequenceable):
     def step(
         self,
         x: Array,
-        state: tuple[LSTMState, ...],
+        state: States,
         *,
         is_first: Any = None,
-        reset_to: tuple[LSTMState, ...] | None = None,
-    ) -> tuple[Array, tuple[LSTMState, ...]]:
+        reset_to: States | None = None,
+    ) -> tuple[Array, States]:
         """Return the output of one step through all layers, and the states after it.
 
         Args:
@@ -204,11 +220,9 @@ class LSTM(Sequenceable):
 
         Raises:
             TypeError: an argument has the wrong kind, dtype or library.
-            ValueError: an argument has the wrong shape or device, or the weights are bidirectional.
+            ValueError: an argument has the wrong shape or device, or a layer reads backward.
         """
-        if self._weights.bidirectional:
-            wanted = "unidirectional weights for a step"
-            fail(ValueError, "weights", wanted, "bidirectional=True", "The backward direction needs whole sequences")
+        check_causal("weights", self._weights, "layers that are all forward for a step")
         if self._is_native(x, state, is_first, reset_to):
             return self._step(x, state, is_first, reset_to, self._backend.empty)
         with Exchange(self._backend, x, _MAKER) as exchange:
@@ -233,16 +247,14 @@ class LSTM(Sequenceable):
             and all(type(s) is LSTMState and type(s.h) is native and type(s.c) is native for s in state)
         )
 
-    def _step(
-        self, x: Array, state: Any, is_first: Any, reset_to: Any, empty: Empty
-    ) -> tuple[Array, tuple[LSTMState, ...]]:
+    def _step(self, x: Array, state: Any, is_first: Any, reset_to: Any, empty: Empty) -> tuple[Array, States]:
         """Step with the backend's arrays. Write the results to new arrays from `empty`."""
         self._check_step(x, state)
         B = x.shape[0]
         resets = self._checks.check_reset(reset_to, is_first, B)
         if is_first is not None:
             is_first = self._checks.layer_checks[0].check_mask(is_first, B)
-        news = tuple(self._empty_state(k, B, empty) for k in range(len(state)))
+        news = tuple(self._empty_state(k, empty, B) for k in range(len(state)))
         return self._layers.step(x, state, is_first, resets, news, empty), news
 
     def _borrow_x(self, exchange: Exchange, name: str, x: Any) -> Any:
@@ -269,23 +281,46 @@ class LSTM(Sequenceable):
         self._checks.check_states("state", state, x.shape[0])
         self._known.add(signature)
 
-    def _empty_state(self, k: int, B: int, empty: Empty) -> LSTMState:
+    def _empty_state(self, k: int, empty: Empty, *sizes: int) -> LSTMState:
+        """Return new arrays for a layer's state of B rows, or with two sizes for T of them."""
         layer = self._checks.layer_checks[k]
-        return LSTMState(h=empty((B, layer.sizes["P"]), layer.dtype), c=empty((B, layer.sizes["N"]), layer.c_dtype))
+        h = empty((*sizes, layer.sizes["P"]), layer.dtype)
+        return LSTMState(h=h, c=empty((*sizes, layer.sizes["N"]), layer.c_dtype))
+
+    @overload
+    def __call__(
+        self,
+        xs: Array,
+        state: States | None = None,
+        *,
+        cells: Literal[False] = False,
+        **options: Unpack[CallOptions],
+    ) -> tuple[Array, States]: ...
+
+    @overload
+    def __call__(
+        self, xs: Array, state: States | None = None, *, cells: Literal[True], **options: Unpack[CallOptions]
+    ) -> tuple[Array, States, States]: ...
+
+    @overload
+    def __call__(
+        self, xs: Array, state: States | None = None, *, cells: bool, **options: Unpack[CallOptions]
+    ) -> tuple[Array, States] | tuple[Array, States, States]: ...
 
     def __call__(
         self,
         xs: Array,
-        state: tuple[LSTMState, ...] | None = None,
+        state: States | None = None,
         *,
         lengths: Any = None,
         mask: Any = None,
         is_first: Any = None,
-        reset_to: tuple[LSTMState, ...] | None = None,
+        reset_to: States | None = None,
         reverse: bool = False,
         masked_outputs: str = "zero",
         strict: bool = False,
-    ) -> tuple[Array, tuple[LSTMState, ...]]:
+        cells: bool = False,
+    ) -> tuple[Array, States] | tuple[Array, States, States]:
         """Run whole sequences, and return the top layer's outputs and the final states.
 
         Shapes here are time-major. With `batch_first` the first two axes of xs, mask, is_first and the outputs are
@@ -307,30 +342,37 @@ class LSTM(Sequenceable):
             reset_to: the state to reset rows to: one for each layer and direction, with one row or B; None for zeros.
                 Even a NaN in the old state has no effect after a reset.
             reverse: whether every layer runs from the last step to the first. Each output stays at the index of its x.
+                Only for weights whose layers are all forward.
             masked_outputs: the outputs of steps that a row does not take. "zero" gives zeros, as TensorFlow and PyTorch
                 do. "last" repeats the output of the direction's previous step, as Keras does, and gives zeros before
                 the first.
             strict: whether to wait for lengths on a GPU, and raise if one is below 0 or above T.
+            cells: whether to return the states after every step, too. On a GPU such a call never scans, and takes two
+                copies more for each step and layer.
 
         Lengths, mask and is_first may be lists, or arrays in host memory or on the device. If they are on a GPU, a call
         neither reads them back nor waits for them, unless `strict` is set.
 
         Returns:
             The outputs (T, B, width), contiguous, with the top layer's directions side by side, and the final state of
-            each layer and direction. All arrays are new.
+            each layer and direction. With cells=True, also the state of each layer and direction after every step: an
+            LSTMState with h (T, B, P) and c (T, B, N). At index t is the state after step t, with which the next step
+            of the direction begins unless it resets. It is the state before if the row does not take step t. All
+            arrays are new.
 
         Raises:
             TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).
-            ValueError: an argument has the wrong shape or device, or `reverse` is set for bidirectional weights. Or a
-                checked length is below 0 or above T, or both lengths and a mask are given.
+            ValueError: an argument has the wrong shape or device, or `reverse` is set and a layer reads backward
+                already. Or a checked length is below 0 or above T, or both lengths and a mask are given.
             RuntimeError: on a GPU, the current stream is being captured, or this thread is capturing a new graph.
             BackendUnavailableError: steps can't be planned on this GPU; the message says why.
         """
         check_choice("masked_outputs", masked_outputs, MASKED_OUTPUTS)
         self._checks.check_reverse(reverse)
         check_bool("strict", strict)
+        check_bool("cells", cells)
         with Exchange(self._backend, xs, _MAKER) as exchange:
-            outputs, states = self._run(
+            outputs, finals, every = self._run(
                 self._borrow_x(exchange, "xs", xs),
                 self._borrow_states(exchange, "state", state),
                 exchange.borrow_mask("lengths", lengths),
@@ -341,8 +383,12 @@ class LSTM(Sequenceable):
                 reverse=reverse,
                 repeats=masked_outputs == "last",
                 strict=strict,
+                cells=cells,
             )
-            return exchange.lend(outputs), tuple(exchange.lend_state(each) for each in states)
+            outputs, finals = exchange.lend(outputs), tuple(exchange.lend_state(each) for each in finals)
+            if not cells:
+                return outputs, finals
+            return outputs, finals, tuple(exchange.lend_state(each) for each in every)
 
     def _run(
         self,
@@ -357,23 +403,26 @@ class LSTM(Sequenceable):
         reverse: bool,
         repeats: bool,
         strict: bool,
-    ) -> tuple[Array, tuple[LSTMState, ...]]:
-        """Run sequences in the backend's arrays. Write the results to new arrays from `empty`."""
+        cells: bool,
+    ) -> tuple[Array, States, States]:
+        """Run sequences in the backend's arrays. Write the results to new arrays from `empty`, and return them."""
         checks = self._checks
         checks.check_xs(xs)
-        by_time = xs.swapaxes(0, 1) if self._batch_first else xs
+        by_time = self._swapped(xs)
         T, B, _ = by_time.shape
         states = self.zero_state(B) if state is None else checks.check_states("state", state, B)
         resets = checks.check_reset(reset_to, is_first, B)
         is_first = checks.check_is_first(is_first, T, B)
         lengths, mask = checks.check_steps(lengths, mask, T, B, strict=strict)
         outputs = empty((*xs.shape[:2], self._width), xs.dtype)
-        finals = tuple(self._empty_state(k, B, empty) for k in range(len(states)))
+        layers = range(len(states))
+        finals = tuple(self._empty_state(k, empty, B) for k in layers)
+        every = tuple(self._empty_state(k, empty, *xs.shape[:2]) for k in layers if cells)
         self._layers.run(
             SequenceRun(
                 xs=by_time,
                 states=states,
-                outputs=outputs.swapaxes(0, 1) if self._batch_first else outputs,
+                outputs=self._swapped(outputs),
                 finals=finals,
                 lengths=lengths,
                 mask=mask,
@@ -381,9 +430,14 @@ class LSTM(Sequenceable):
                 reset_to=resets,
                 reverse=reverse,
                 repeats=repeats,
+                cells=[LSTMState(h=self._swapped(each.h), c=self._swapped(each.c)) for each in every] or None,
             )
         )
-        return outputs, finals
+        return outputs, finals, every
+
+    def _swapped(self, array: Array) -> Array:
+        """Return an array in time-major order, if the caller's has the batch first."""
+        return array.swapaxes(0, 1) if self._batch_first else array
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Remake it on the same backend and device, so that it can be pickled for another process.

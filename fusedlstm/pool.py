@@ -67,12 +67,12 @@ class StatePool(Generic[State]):
     dropped. Those that `prepare` has made are always kept.
 
     Args:
-        cell: an LSTMCell, or a unidirectional LSTM.
+        cell: an LSTMCell, or an LSTM whose layers are all forward.
         capacity: the number of slots, which are 0 to capacity - 1.
 
     Raises:
         TypeError: `cell` is not an LSTMCell or an LSTM, or `capacity` is not an int.
-        ValueError: the LSTM is bidirectional, or `capacity` is below 1 or at least 2^31.
+        ValueError: a layer of the LSTM reads backward, or `capacity` is below 1 or at least 2^31.
     """
 
     @overload

@@ -56,7 +56,7 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
     swapped. Their memory stays time-major.
 
     Args:
-        owner: an LSTM, in one direction or both.
+        owner: an LSTM, with layers of any directions.
         steps: T, at least 1.
         batch: B, at least 1.
         lengths: whether each row has its own length, in the buffer `lengths`.
@@ -64,14 +64,14 @@ class Sequencer(InPlace[tuple[LSTMState, ...]]):
         is_first: whether rows are reset where the buffer `is_first` marks the first step of a sequence.
         reset_to: the state to reset those rows to, with one row or B, for each layer and direction. It is copied now.
             None for zeros.
-        reverse: whether every layer runs from the last step to the first.
+        reverse: whether every layer runs from the last step to the first, as in a call of the LSTM.
         masked_outputs: the outputs of steps that a row does not take, "zero" or "last" as in a call of the LSTM.
         like: an array of the library that the buffers should be in. None gives NumPy or CuPy arrays.
 
     Raises:
         TypeError: an argument has the wrong kind, or the arrays of `like`'s library are immutable.
         ValueError: a size or reset_to is wrong, lengths and mask are both set, reset_to is given without is_first,
-            `reverse` is set for bidirectional weights, or `like` is on another device.
+            `reverse` is set but a layer reads backward already, or `like` is on another device.
         BackendUnavailableError: steps can't be planned on this GPU; the message says why.
     """
 

@@ -1,8 +1,8 @@
 """The weights of several layers, and of both directions: checked once, then read-only.
 
-With two directions each layer reads the sequence forward and backward. Its output is both directions' outputs side by
-side, the forward one first. Each direction of the layer above takes this output as its input. A residual layer is
-TensorFlow's ResidualWrapper: each direction's output is its h plus its input, and its state remains h and c.
+A layer reads the sequence forward, backward or in both directions. With both, its output is both directions' outputs
+side by side, the forward one first. Each direction of the layer above takes this output as its input. A residual layer
+is TensorFlow's ResidualWrapper: each direction's output is its h plus its input, and its state remains h and c.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from fusedlstm import directions as ways
 from fusedlstm.arrays import dtypes
 from fusedlstm.validation.advice import use_weights_of
 from fusedlstm.validation.arguments import check_dtype, check_size, describe_type, fail
@@ -36,19 +37,23 @@ class StackedWeights:
     """The weights of an LSTM of several layers, which may differ in everything but their dtype.
 
     Args:
-        layers: a sequence of LSTMWeights, at index layer * D + direction, as PyTorch orders them. D is 2 if
-            bidirectional (forward, then backward), else 1. A layer's input_size is the output width of the layer below.
+        layers: a sequence of LSTMWeights, layer by layer from the lowest. A layer with both directions has two,
+            forward and then backward, as PyTorch orders them. A layer's input_size is the output width of the layer
+            below.
         bidirectional: whether each layer has both directions. The two may differ in everything but input_size.
+        directions: "forward", "backward" or "both" for each layer, if they are not all the same as `bidirectional`
+            says. None for that.
         residual: whether a layer's output is its h plus its input, which must then have the same width. This is a bool
             for all layers, or one for each layer.
 
     Raises:
         TypeError: an element is not an LSTMWeights, or its dtype differs from the first one's.
-        ValueError: there are no layers, `bidirectional` is set and their number is odd, or sizes don't fit together.
+        ValueError: there are no layers, their number doesn't fit the directions, or sizes don't fit together. Or a
+            direction is unknown, or both `bidirectional` and `directions` are given.
     """
 
     layers: tuple[LSTMWeights, ...]
-    bidirectional: bool
+    directions: tuple[str, ...]
     residual: tuple[bool, ...]
 
     def __init__(
@@ -56,11 +61,14 @@ class StackedWeights:
         layers: Sequence[LSTMWeights],
         *,
         bidirectional: bool = False,
+        directions: Sequence[str] | None = None,
         residual: bool | Sequence[bool] = False,
     ) -> None:
         set_ = object.__setattr__  # the class is frozen
-        set_(self, "bidirectional", _bool("bidirectional", bidirectional))
+        both = _bool("bidirectional", bidirectional)
+        given = None if directions is None else ways.check(directions, bidirectional=both)
         set_(self, "layers", _layers(layers))
+        set_(self, "directions", ways.alike(len(self.layers), both=both) if given is None else given)
         self._check_elements()
         set_(self, "residual", _residual(residual, self.num_layers))
         self._check_sizes()
@@ -72,18 +80,16 @@ class StackedWeights:
                 if isinstance(weights, StackedWeights):
                     hint = "To stack two, pass [*lower.layers, *upper.layers]"
                 fail(TypeError, self._name(index), "an LSTMWeights", describe_type(weights), hint)
-        if len(self.layers) % self.num_directions:
-            wanted = "an even number with bidirectional=True: forward and backward for each layer"
-            fail(ValueError, "layers", wanted, str(len(self.layers)))
+        ways.check_count(self.directions, len(self.layers))
         for index, weights in enumerate(self.layers):
             hint = f'Use layers[{index}].astype("{self.dtype}")'
             check_dtype(self._name(index), weights.dtype, self.dtype, "that of layers[0]", hint)
 
     def _check_sizes(self) -> None:
-        D, width, of = self.num_directions, self.input_size, "that of layers[0]"
-        for layer, residual in enumerate(self.residual):
-            directions = self.layers[layer * D : layer * D + D]
-            for index, weights in enumerate(directions, layer * D):
+        width, of = self.input_size, "that of layers[0]"
+        for layer, (which, residual) in enumerate(zip(self.slices, self.residual, strict=True)):
+            directions = self.layers[which]
+            for index, weights in enumerate(directions, which.start):
                 if weights.input_size != width:
                     fail(ValueError, self._name(index), f"input_size {width} ({of})", str(weights.input_size))
                 if residual and weights.output_size != width:
@@ -93,19 +99,46 @@ class StackedWeights:
 
     def _name(self, index: int) -> str:
         """Return the name of the element at this index, for errors."""
-        if not self.bidirectional:
+        if self.is_causal or index >= len(self.backward):
             return f"layers[{index}]"
-        return f"layers[{index}] (layer {index // 2}, {'backward' if index % 2 else 'forward'})"
+        layer = next(layer for layer, which in enumerate(self.slices) if index < which.stop)
+        return f"layers[{index}] (layer {layer}, {'backward' if self.backward[index] else 'forward'})"
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether every layer has both directions."""
+        return set(self.directions) == {ways.BOTH}
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether every layer is forward, so that no output depends on a later step. Only these can be stepped."""
+        return set(self.directions) == {ways.FORWARD}
 
     @property
     def num_directions(self) -> int:
-        """D: 2 if bidirectional, else 1."""
-        return 2 if self.bidirectional else 1
+        """D: 2 if every layer has both directions, or 1 if none has.
+
+        Raises:
+            ValueError: some layers have both directions, and others one.
+        """
+        if self.bidirectional or ways.BOTH not in self.directions:
+            return 2 if self.bidirectional else 1
+        fail(ValueError, "num_directions", "layers of one direction each, or of two each", ", ".join(self.directions))
 
     @property
     def num_layers(self) -> int:
         """The number of layers, each of one or two LSTMWeights."""
-        return len(self.layers) // self.num_directions
+        return len(self.directions)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """For each layer, which of `layers` it has: one, or forward and backward."""
+        return ways.slices_of(self.directions)
+
+    @property
+    def backward(self) -> tuple[bool, ...]:
+        """For each of `layers`, whether it reads from the last step to the first."""
+        return ways.backward_of(self.directions)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -120,7 +153,7 @@ class StackedWeights:
     @property
     def output_size(self) -> int:
         """The width of the outputs: those of the top layer's directions side by side."""
-        return _width(self.layers[-self.num_directions :])
+        return _width(self.layers[self.slices[-1]])
 
     @classmethod
     def random(
@@ -131,6 +164,7 @@ class StackedWeights:
         *,
         seed: int,
         bidirectional: bool = False,
+        directions: Sequence[str] | None = None,
         residual: bool | Sequence[bool] = False,
         proj_size: int | None = None,
         bias: bool = True,
@@ -147,6 +181,7 @@ class StackedWeights:
             num_layers: at least 1.
             seed: the seed, from which each layer and direction gets its own.
             bidirectional: as in the class.
+            directions: as in the class, one for each of `num_layers`.
             residual: as in the class.
             proj_size: as in `LSTMWeights.random`. This and all arguments below apply to every layer.
             bias: as in `LSTMWeights.random`.
@@ -157,11 +192,17 @@ class StackedWeights:
                 zoneout_c and zoneout_h, as in `LSTMWeights`.
         """
         check_options("StackedWeights.random", options)
-        D = 2 if _bool("bidirectional", bidirectional) else 1
-        L = check_size("num_layers", num_layers, 1)
+        both, L = _bool("bidirectional", bidirectional), check_size("num_layers", num_layers, 1)
+        if directions is None:
+            directions = ways.alike(2 * L if both else L, both=both)
+        else:
+            directions = ways.check(directions, bidirectional=both)
+            if len(directions) != L:
+                fail(ValueError, "directions", f"one for each of {L} layers (num_layers)", f"{len(directions)} of them")
         layers: list[LSTMWeights] = []
-        width = input_size
-        for layer_seeds in np.random.SeedSequence(seed).generate_state(L * D, np.uint64).reshape(L, D):
+        width, slices = input_size, ways.slices_of(directions)
+        seeds = np.random.SeedSequence(seed).generate_state(slices[-1].stop, np.uint64)
+        for which in slices:
             layers += [
                 LSTMWeights.random(
                     width,
@@ -174,17 +215,17 @@ class StackedWeights:
                     dtype=dtype,
                     **options,
                 )
-                for layer_seed in layer_seeds
+                for layer_seed in seeds[which]
             ]
-            width = _width(layers[-D:])
-        return cls(layers, bidirectional=bidirectional, residual=residual)
+            width = _width(layers[which])
+        return cls(layers, directions=directions, residual=residual)
 
     def astype(self, dtype: Any) -> StackedWeights:
         """Return the weights in one of the four dtypes. If they have it already, return the same object."""
         dtype = dtypes.resolve(dtype)
         if dtype == self.dtype:
             return self
-        return _restore(tuple(weights.astype(dtype) for weights in self.layers), self.bidirectional, self.residual)
+        return _restore(tuple(weights.astype(dtype) for weights in self.layers), self.directions, self.residual)
 
     def save(self, path: AnyPath) -> None:
         """Write all layers to one safetensors file. A file of that name is replaced whole or not at all.
@@ -198,8 +239,9 @@ class StackedWeights:
         from fusedlstm import files
 
         arrays = {f"{index}.{name}": array for index, name, array in self._all_arrays()}
-        version, layers = for_file(self.layers)
-        options = {"layers": layers, "bidirectional": self.bidirectional, "residual": list(self.residual)}
+        least, directions = ways.for_file(self.directions)
+        version, layers = for_file(self.layers, least)
+        options = {"layers": layers, **directions, "residual": list(self.residual)}
         files.save(path, _KIND, arrays, options, version)
 
     def _all_arrays(self) -> Iterator[tuple[int, str, NumpyArray]]:
@@ -223,12 +265,12 @@ class StackedWeights:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The constructor checks a copy again.
-        return _restore, (self.layers, self.bidirectional, self.residual)
+        return _restore, (self.layers, self.directions, self.residual)
 
     def __repr__(self) -> str:
         parts = [f"[{', '.join(map(repr, self.layers))}]"]
-        if self.bidirectional:
-            parts.append("bidirectional=True")
+        if not self.is_causal:
+            parts.append(ways.as_argument(self.directions))
         if any(self.residual):
             parts.append(f"residual={True if all(self.residual) else self.residual}")
         return f"StackedWeights({', '.join(parts)})"
@@ -253,11 +295,11 @@ def load_weights(path: AnyPath) -> EitherWeights:
     return files.build(path, LSTMWeights, arrays, options)
 
 
-def _restore(layers: Sequence[LSTMWeights], bidirectional: bool, residual: Sequence[bool]) -> StackedWeights:
-    return StackedWeights(layers, bidirectional=bidirectional, residual=residual)
+def _restore(layers: Sequence[LSTMWeights], directions: Sequence[str], residual: Sequence[bool]) -> StackedWeights:
+    return StackedWeights(layers, directions=directions, residual=residual)
 
 
-def _from_file(*, arrays: Mapping[str, NumpyArray], layers: Any, bidirectional: Any, residual: Any) -> StackedWeights:
+def _from_file(*, arrays: Mapping[str, NumpyArray], layers: Any, residual: Any, **directions: Any) -> StackedWeights:
     """Return the weights of a file with the arrays "0.weight_ih", "0.weight_hh" ... The options may be anything.
 
     Raises:
@@ -273,7 +315,7 @@ def _from_file(*, arrays: Mapping[str, NumpyArray], layers: Any, bidirectional: 
             fail(ValueError, full, f"an array of one of {len(layers)} layers", f"shape {array.shape}")
         own[numbers[index]][name] = array
     built = [_layer_from_file(index, own[index], options) for index, options in enumerate(layers)]
-    return StackedWeights(built, bidirectional=bidirectional, residual=residual)
+    return StackedWeights(built, residual=residual, **ways.from_file(directions))
 
 
 def _layer_from_file(index: int, arrays: Mapping[str, Any], options: Mapping[str, Any]) -> LSTMWeights:

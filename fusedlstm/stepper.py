@@ -46,7 +46,7 @@ class Stepper(InPlace[State]):
     and don't change the state.
 
     Args:
-        owner: an LSTMCell, or a unidirectional LSTM.
+        owner: an LSTMCell, or an LSTM whose layers are all forward.
         batch: B, at least 1.
         reset_to: the state to reset rows to, with one row or B, on the device; for an LSTM a tuple. It is copied now.
             None for zeros.
@@ -56,7 +56,7 @@ class Stepper(InPlace[State]):
 
     Raises:
         TypeError: an argument has the wrong kind, or the arrays of `like`'s library are immutable.
-        ValueError: batch or reset_to is wrong, the LSTM is bidirectional, or `like` is on another device.
+        ValueError: batch or reset_to is wrong, a layer reads backward, or `like` is on another device.
         BackendUnavailableError: steps can't be planned on this GPU; the message says why.
     """
 

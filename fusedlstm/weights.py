@@ -325,10 +325,10 @@ _FUNCTIONS_SINCE |= dict.fromkeys(("softplus", "affine", "leaky_relu"), 2)
 _FUNCTIONS_SINCE |= dict.fromkeys(("thresholded_relu", "scaled_tanh", "hard_sigmoid"), 2)
 
 
-def for_file(layers: Sequence[LSTMWeights]) -> tuple[int, list[dict[str, Any]]]:
-    """Return the earliest file version that can hold these weights, and their options in that version."""
+def for_file(layers: Sequence[LSTMWeights], least: int = 1) -> tuple[int, list[dict[str, Any]]]:
+    """Return the earliest file version from `least` on that can hold these weights, and their options in it."""
     options = [weights.options() for weights in layers]
-    version = max(map(_earliest, options))
+    version = max(least, *map(_earliest, options))
     return version, [
         {name: value for name, value in each.items() if _SINCE.get(name, 2) <= version} for each in options
     ]

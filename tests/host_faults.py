@@ -51,6 +51,7 @@ FILES = {
     "repeated": "tests/cuda/test_repeated_step.py",
     "tune": "tests/tools/test_tune.py",
     "zoneout": "tests/core/test_zoneout.py",
+    "cells": "tests/core/test_cells.py",
     "sequences": "tests/cuda/test_sequence_graphs.py",
 }
 

@@ -42,6 +42,7 @@ def choose(
     forced: str | None,
     can_plan: bool,
     measured: Measured | None = None,
+    scans: bool = True,
 ) -> str:
     """Return the kernel of a layer's sequences. It depends on neither T nor other layers.
 
@@ -55,9 +56,10 @@ def choose(
         forced: a kernel that the user named or batch_invariant needs, unchecked.
         can_plan: whether nvmath-python is there, without which "matmul" can't be planned.
         measured: times of the layer's single steps on this GPU, or None. They don't count where the layer scans.
+        scans: whether it may scan. A scan writes no state but the last.
     """
     about = dtype, precision, capability
-    if forced == SCAN or (forced is None and _scans(B, size, *about, projects=projects)):
+    if scans and (forced == SCAN or (forced is None and _scans(B, size, *about, projects=projects))):
         return SCAN
     (kernel,) = kernel_choice.runnable_layers(
         B, (size,), *about, forced=of_steps(forced), can_plan=can_plan, measured=(measured,)

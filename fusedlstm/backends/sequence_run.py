@@ -35,6 +35,8 @@ class SequenceRun:
         reset_to: the state to reset rows to, of B rows or of one, for each layer and direction; None for zeros.
         reverse: whether a single direction runs from the last step to the first.
         repeats: whether the outputs of idle rows repeat the last ones, instead of being zeros.
+        cells: the state of each layer and direction after every step, to be written: h (T, B, P) and c (T, B, N) with
+            contiguous columns, T and B of any strides. None if nobody wants it.
     """
 
     xs: Array
@@ -47,6 +49,7 @@ class SequenceRun:
     reset_to: Sequence[LSTMState] | None = None
     reverse: bool = False
     repeats: bool = False
+    cells: Sequence[LSTMState] | None = None
 
 
 @dataclass(frozen=True)

@@ -166,12 +166,12 @@ def _describe(weights: LSTMWeights | StackedWeights) -> list[str]:
     """Return a line for each layer and direction."""
     if not isinstance(weights, StackedWeights):
         return [f"  cell: {weights!r}"]
-    D = weights.num_directions
     lines = []
-    for k, layer in enumerate(weights.layers):
-        direction = (" forward", " backward")[k % D] if D == 2 else ""
-        residual = ", residual" if weights.residual[k // D] else ""
-        lines.append(f"  layer {k // D}{direction}: {layer!r}{residual}")
+    for k, which in enumerate(weights.slices):
+        residual = ", residual" if weights.residual[k] else ""
+        for layer, backward in zip(weights.layers[which], weights.backward[which], strict=True):
+            direction = "" if weights.is_causal else " backward" if backward else " forward"
+            lines.append(f"  layer {k}{direction}: {layer!r}{residual}")
     return lines
 
 

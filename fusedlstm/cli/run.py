@@ -228,10 +228,9 @@ def _run_through(
 
 def _chunks(weights: StackedWeights, T: int, B: int) -> list[tuple[int, int]]:
     """Return the first step of each call, and the step after its last."""
-    widest = weights.num_directions * max(max(4 * one.hidden_size, one.input_size) for one in weights.layers)
+    widest = max(max(4 * one.hidden_size, one.input_size) for one in weights.layers)
     # A backward direction starts at the last step, so the steps can't be divided.
-    steps = T if weights.bidirectional else _CHUNK // (max(B, 1) * widest)
-    steps = max(steps, 1)
+    steps = max(_CHUNK // (max(B, 1) * widest), 1) if weights.is_causal else max(T, 1)
     return [(start, min(start + steps, T)) for start in range(0, T, steps)]
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.convert.layout import Layout, Names
+    from fusedlstm.stacked import StackedWeights
     from fusedlstm.weights import LSTMWeights
 
 
@@ -44,6 +45,13 @@ def write(layout: Layout, weights: LSTMWeights, *, forget_bias: float | None = N
         hr = weights.weight_hr
         arrays.arrays[layout.weight_hr] = np.array(hr.T if layout.columns else hr, order="C")
     return arrays.arrays
+
+
+def refuse_directions(weights: StackedWeights, system: str) -> None:
+    """Raise ValueError unless all layers of a stack are forward, or all have both directions."""
+    if not (weights.is_causal or weights.bidirectional):
+        wanted = f"layers that are all 'forward' or all 'both', as {system} supports nothing else"
+        fail(ValueError, "directions", wanted, ", ".join(map(repr, weights.directions)))
 
 
 def _biases(layout: Layout, weights: LSTMWeights, forget_bias: float) -> list[NumpyArray]:

@@ -127,7 +127,7 @@ def _sequence(case: _Case) -> Comparison:
     """
     found, resets, states = case.comparison(), case.resets(), case.states(case.B)
     xs, lengths = case.x(_STEPS, case.B), case.integers(_STEPS)
-    is_first = None if case.weights.bidirectional else case.flags(_STEPS, case.B)
+    is_first = case.flags(_STEPS, case.B) if case.weights.is_causal else None
     if case.check.kernel == SCAN and set(kernels := case.owner.kernels(_STEPS, case.B)) != {SCAN}:
         raise AssertionError(f"the LSTM has kernels {kernels} instead of {SCAN}")
     _whole_sequence(case, found, xs, states)
@@ -153,7 +153,7 @@ def _whole_sequence(case: _Case, found: Comparison, xs: NumpyArray, states: Sequ
     wanted, pairs = reference.sequence(case.weights, xs, _pairs(states), np.full(case.B, _STEPS), None, None)
     found.add(outputs, wanted)
     found.add_states(finals, pairs)
-    if not case.weights.bidirectional:
+    if case.weights.is_causal:
         output, finals = case.owner.step(case.owner.asarray(xs[0]), case.given(states))
         wanted, pairs = reference.step(case.weights, xs[0], _pairs(states), None, None)
         found.add(output, wanted)

@@ -38,14 +38,13 @@ def sequence(
     is_first: NumpyArray | None,
     resets: Sequence[Pair] | None,
 ) -> tuple[NumpyArray, list[Pair]]:
-    """Return the outputs (T, B, width) and the final states. With two directions, `is_first` must be None."""
+    """Return the outputs (T, B, width) and the final states. If a layer reads backward, `is_first` must be None."""
     active = np.arange(len(xs))[:, None] < lengths
     finals: list[Pair] = []
-    for residual in weights.residual:
+    for which, residual in zip(weights.slices, weights.residual, strict=True):
         parts = []
-        for direction in range(weights.num_directions):
-            k = len(finals)
-            order = range(len(xs))[:: -1 if direction else 1]
+        for k in range(which.start, which.stop):
+            order = range(len(xs))[:: -1 if weights.backward[k] else 1]
             ys, final = _scan(weights.layers[k], xs, states[k], order, active, is_first, resets[k] if resets else ())
             parts.append(ys)
             finals.append(final)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusedlstm import directions
 from fusedlstm.arrays import dtypes
 from fusedlstm.arrays.host import host_mask, to_host
 from fusedlstm.state import LSTMState, check_state_type
@@ -51,7 +52,7 @@ class SequenceChecks:
             )
             for layer in weights.layers
         ]
-        self._bidirectional = weights.bidirectional
+        self._directions = directions.as_argument(weights.directions)
         self.batch_first = batch_first
         self.time_by_batch = "B T" if batch_first else "T B"
 
@@ -108,10 +109,10 @@ class SequenceChecks:
         return mask.swapaxes(0, 1) if self.batch_first else mask
 
     def check_reverse(self, reverse: Any) -> None:
-        """Raise unless `reverse` is a bool. It must be False if the weights are bidirectional."""
+        """Raise unless `reverse` is a bool. It must be False unless every layer is forward."""
         check_bool("reverse", reverse)
-        if reverse and self._bidirectional:
-            fail(ValueError, "reverse", "False with bidirectional weights", "True")
+        if reverse and self._directions:
+            fail(ValueError, "reverse", f"False with {self._directions}", "True")
 
     def check_steps(
         self, lengths: Any, mask: Any, T: int, B: int, *, strict: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fusedlstm import directions
 from fusedlstm.placement import Placed
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.validation.advice import holds_states, use_weights_of, weights_call
@@ -50,13 +51,18 @@ def _are_cells(value: Any) -> bool:
 
 
 def check_owner(name: str, owner: Any) -> None:
-    """Raise unless `owner` is a cell or a unidirectional LSTM, which pools and Steppers can be made from."""
+    """Raise unless `owner` is a cell or an LSTM of forward layers, which pools and Steppers can be made from."""
     if isinstance(owner, Placed):
-        if owner._layers_of_weights.bidirectional:
-            wanted, hint = "a cell, or a unidirectional LSTM", "The backward direction needs whole sequences"
-            fail(ValueError, name, wanted, "bidirectional=True", hint)
+        check_causal(name, owner._layers_of_weights, "a cell, or an LSTM whose layers are all forward")
         return
     fail(TypeError, name, "an LSTMCell or an LSTM", describe_type(owner), _use_owner(owner))
+
+
+def check_causal(name: str, weights: StackedWeights, wanted: str) -> None:
+    """Raise ValueError unless all layers are forward, and so can be stepped."""
+    if not weights.is_causal:
+        got = directions.as_argument(weights.directions)
+        fail(ValueError, name, wanted, got, "The backward direction needs whole sequences")
 
 
 def check_lstm(name: str, owner: Any) -> None:

@@ -225,7 +225,10 @@ def models(keras):
     default = lstm("a", [(["x"],)], **K)
     del default.config["return_sequences"]
     yield "default", functional([X, default, b], "b"), "ab", "a.return_sequences: wanted True"
-    yield "backwards", functional([X, lstm("a", [(["x"],)], go_backwards=True, **K), b], "b"), "ab", "a.go_backwards"
+    masking = Layer("Masking", "m", [(["x"],)], keras)
+    back = lstm("a", [(["m"],)], go_backwards=True, **K)
+    got = "a.go_backwards: wanted False in a layer under others in a model that may mask steps; got True"
+    yield "backwards", functional([X, masking, back, b], "b"), "ab", got
     half = Layer("Dropout", "d", [(["a"],)], keras, rate=0.5, dtype="float16")
     a32 = lstm("a", [(["x"],)], dtype="float32", **K)
     yield "dtype", functional([X, a32, half, lstm("b", [(["d"],)], **K)], "b"), "ab", "which makes them float16"

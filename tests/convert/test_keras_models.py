@@ -35,7 +35,8 @@ def apart(weights, below, above):
     outputs, finals = lstm(np.take_along_axis(xs, order, 1), states, lengths=lengths)
     if theirs.ndim == 2:
         h = [state.h for state in finals]
-        return difference(np.concatenate(h[-2:] if weights.bidirectional else h[-1:], axis=1), theirs)
+        return difference(np.concatenate(h[weights.slices[-1]], axis=1), theirs)
+    theirs = theirs[:, :: -1 if sum(call.turns for call in below) % 2 else 1]
     counted = np.arange(xs.shape[1]) < lengths[:, None]
     return difference(outputs[counted], np.take_along_axis(theirs, order, 1)[counted])
 

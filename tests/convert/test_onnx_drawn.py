@@ -53,7 +53,7 @@ def states_of(layers, values, branch, constant):
 def apart(weights, layers, values, branch, constant, said):
     """Return the largest difference between the weights' outputs and states and the model's."""
     first, last = layers[0], layers[-1]
-    options = {"reverse": any("reads in reverse" in text for text in said)}
+    options = {}
     kind, name = first.lengths
     if kind in ("input", "short"):
         options["lengths"] = values[name].astype(np.int64)
@@ -61,7 +61,7 @@ def apart(weights, layers, values, branch, constant, said):
             assert any("sequence_lens" in text for text in said)
     states = states_of(layers, values, branch, constant)
     outputs, finals = LSTM(weights, backend="numpy")(values[first.values["X"]], states, **options)
-    Y = values[last.values["Y"]]
+    Y = values[last.values["Y"]][:: -1 if last.turned != first.turned else 1]
     differences = [np.abs(outputs - np.concatenate(list(Y.swapaxes(0, 1)), axis=2)).max()]
     D = Y.shape[1]
     for k, state in enumerate(finals):

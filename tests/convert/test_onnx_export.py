@@ -17,6 +17,9 @@ from support.onnx_models import bits, helper, numpy_helper, onnx, session
 NUMBERS = [0.0, 0.2, 0.5, 1 / 6, 1.0, -0.25, float(np.float32(0.3)), 3e-39]
 
 
+DIRECTIONS = ["forward", "backward", "both"]
+
+
 def functions():
     """Draw one of our functions, with any of NUMBERS for its parameters."""
 
@@ -31,11 +34,10 @@ def functions():
 @st.composite
 def stacks(draw, dtypes=("float64", "float32", "float16", "bfloat16"), clips=(0.5, 1 / 6, 1e-30, float("inf"))):
     """Draw weights that to_onnx can write."""
-    bidirectional = draw(st.booleans())
-    D = 2 if bidirectional else 1
+    directions = draw(st.lists(st.sampled_from(DIRECTIONS), min_size=1, max_size=3))
     width, dtype, layers = draw(st.integers(0 if len(dtypes) > 2 else 1, 3)), draw(st.sampled_from(dtypes)), []
-    for _ in range(draw(st.integers(1, 3))):
-        N = draw(st.integers(1, 4))
+    for direction in directions:
+        D, N = 2 if direction == "both" else 1, draw(st.integers(1, 4))
         common = {
             "bias": draw(st.booleans()),
             "peephole": draw(st.booleans()),
@@ -48,7 +50,7 @@ def stacks(draw, dtypes=("float64", "float32", "float16", "bfloat16"), clips=(0.
             seed = draw(st.integers(0, 99))
             layers.append(LSTMWeights.random(width, N, seed=seed, dtype=dtype, **common, **three))
         width = D * N
-    return StackedWeights(layers, bidirectional=bidirectional)
+    return StackedWeights(layers, directions=directions)
 
 
 @given(weights=stacks(), opset=st.sampled_from([7, 13, 22]))
@@ -78,7 +80,7 @@ def test_bias_keeps_its_bits(value):
 def test_exported_model_runs(weights, sizes, opset):
     """onnxruntime runs the model for any T and B, with the documented names of inputs and outputs."""
     running = session(convert.to_onnx(weights, opset=opset))
-    D, layers = weights.num_directions, range(weights.num_layers)
+    layers = range(weights.num_layers)
     assert [value.name for value in running.get_inputs()] == [
         "X",
         *(f"initial_{part}_{k}" for k in layers for part in "hc"),
@@ -93,7 +95,7 @@ def test_exported_model_runs(weights, sizes, opset):
         states = [tuple(array.astype(weights.dtype) for array in pair) for pair in states]
         feeds = {"X": xs}
         for k, part in itertools.product(layers, range(2)):
-            feeds[f"initial_{'hc'[part]}_{k}"] = np.stack([pair[part] for pair in states[k * D : (k + 1) * D]])
+            feeds[f"initial_{'hc'[part]}_{k}"] = np.stack([pair[part] for pair in states[weights.slices[k]]])
         Y, *finals = running.run(None, feeds)
         given_states = tuple(
             LSTMState(h=h, c=c.astype(zero.c.dtype)) for (h, c), zero in zip(states, cell.zero_state(0), strict=True)
@@ -102,7 +104,7 @@ def test_exported_model_runs(weights, sizes, opset):
         pairs = [(outputs, Y)]
         for k in layers:
             for part, theirs in zip("hc", finals[2 * k : 2 * k + 2], strict=True):
-                pairs.append((np.stack([getattr(s, part) for s in got[k * D : (k + 1) * D]]), theirs))
+                pairs.append((np.stack([getattr(s, part) for s in got[weights.slices[k]]]), theirs))
         near = 2e-5 if weights.dtype == np.float32 else 2e-2
         size = max(1.0, *(float(np.abs(values.astype(float)).max()) for _, values in pairs))
         for ours, theirs in pairs:

@@ -198,30 +198,17 @@ def test_layers_in_any_order_of_nodes():
     assert same(convert.from_onnx(model), arrays[0], 0)
 
 
-def test_layers_with_different_directions_raise():
-    arrays = [arrays_of(RNG, I, N), arrays_of(RNG, N, N)]
-    nodes = [lstm(arrays[0], name="a", suffix="_0"), node("Squeeze", ["Y_0"], axes=[1])]
-    nodes += [lstm(arrays[1], {"direction": "reverse"}, name="b", suffix="_1", x="between")]
-    model = model_of(nodes, tensors(arrays[0], "_0") + tensors(arrays[1], "_1"), outputs=["Y_1"])
-    with pytest.raises(WeightsFileError, match=r"got 2: 'a' \(I=3, N=4, float32\), 'b' \(I=4, N=4, float32, reverse\)"):
-        convert.from_onnx(model)
-    with pytest.raises(ValueError, match="name: wanted layers with the same direction; got forward, reverse"):
-        convert.from_onnx(model, ("a", "b"))
-
-
 def test_layers_with_mismatched_sizes_raise():
     model, _ = two_layers(*follow([ONE]), sizes=(I, 5), constants=SHAPES)
     with pytest.raises(WeightsFileError, match=r"the ONNX model: layers\[1\]: wanted input_size 4 .*; got 5"):
         convert.from_onnx(model, ("lower", "upper"))
 
 
-def test_reverse_is_warned_of(caplog):
+def test_reverse_is_recorded(caplog):
     model = lstm_model(arrays_of(RNG, I, N), {"direction": "reverse"})
     with caplog.at_level(logging.WARNING, "fusedlstm"):
-        convert.from_onnx(model)
-    assert [record.getMessage() for record in caplog.records] == [
-        "the LSTM 'lstm' reads in reverse: use lstm(xs, reverse=True), which weights don't record"
-    ]
+        assert convert.from_onnx(model).directions == ("backward",)
+    assert not caplog.records
 
 
 def test_functions_lacking_parameters_warn(caplog):

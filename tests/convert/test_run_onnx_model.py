@@ -81,7 +81,7 @@ def wrong(weights):
     first, *others = weights.layers
     arrays = first.arrays()
     arrays["weight_hh"] = arrays["weight_hh"].reshape(4, N, N)[[1, 0, 2, 3]].reshape(4 * N, N)
-    return StackedWeights([LSTMWeights(**arrays, **first.options()), *others], bidirectional=weights.bidirectional)
+    return StackedWeights([LSTMWeights(**arrays, **first.options()), *others], directions=weights.directions)
 
 
 def test_wrong_weights_differ(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ CALLS = {
     "LSTM(batch_first)": lambda flag: LSTM(W, backend="numpy", batch_first=flag),
     "LSTM(batch_invariant)": lambda flag: LSTM(W, backend="numpy", batch_invariant=flag),
     "LSTM.__call__(reverse)": lambda flag: LAYERS(XS, reverse=flag),
+    "LSTM.__call__(cells)": lambda flag: LAYERS(XS, cells=flag),
     "LSTM.__call__(strict)": lambda flag: LAYERS(XS, strict=flag),
     **{
         f"LSTM.sequencer({name})": lambda flag, name=name: LAYERS.sequencer(5, 2, **{name: flag})

@@ -17,17 +17,19 @@ from support.backends import needs_cuda
 from support.cells import host, random_state
 
 T, B, I, N = 7, 4, 3, 5
+DIRECTIONS = {"bidirectional": ["both"] * 2, "mixed": ["both", "backward"]}
 
 
-def random_stack(rng, *, layers=2, bidirectional=False, residual=False, dtype="float64"):
-    """Return layers of different sizes, some with a projection, peepholes or clips."""
-    D, width, stack = 1 + bidirectional, I, []
-    for _ in range(layers):
+def random_stack(rng, *, layers=2, shape="forward", residual=False, dtype="float64"):
+    """Return layers of different sizes, some with a projection, peepholes or clips, in the directions of a shape."""
+    ways, width, stack = ways_of(shape, layers, rng), I, []
+    residual = [residual] * layers if isinstance(residual, bool) else residual
+    for way, is_residual in zip(ways, residual, strict=True):
         directions = []
-        for _ in range(D):
+        for _ in range(2 if way == "both" else 1):
             proj = int(rng.integers(1, 5)) if rng.random() < 0.5 else None
             N = int(rng.integers(1, 7))
-            if residual:
+            if is_residual:
                 N, proj = (width, None) if rng.random() < 0.5 else (N, width)
             directions.append(
                 LSTMWeights.random(
@@ -44,7 +46,14 @@ def random_stack(rng, *, layers=2, bidirectional=False, residual=False, dtype="f
             )
         stack += directions
         width = sum(weights.output_size for weights in directions)
-    return StackedWeights(stack, bidirectional=bidirectional, residual=residual)
+    return StackedWeights(stack, directions=ways, residual=residual)
+
+
+def ways_of(shape, layers, rng):
+    """Return the direction of each layer. A call reverses those of "reverse"."""
+    if shape == "mixed":
+        return [str(way) for way in rng.choice(["forward", "backward", "both"], layers)]
+    return ["both" if shape == "bidirectional" else "forward"] * layers
 
 
 def random_states(lstm, B, rng):
@@ -61,6 +70,11 @@ def random_states(lstm, B, rng):
 
 def on_host(states):
     return [state.to_numpy() for state in states]
+
+
+def by_time(state):
+    """Return a state of every step, (B, T, K), as (T, B, K)."""
+    return LSTMState(h=state.h.swapaxes(0, 1), c=state.c.swapaxes(0, 1))
 
 
 def plain(backend, dtype="float64", **options):
@@ -94,16 +108,20 @@ def assert_same_bits(got, wanted, rows=slice(None)):
     T=st.sampled_from([0, 1, 2, 5, 9]),
     B=st.sampled_from([0, 1, 2, 5]),
     layers=st.integers(1, 3),
-    shape=st.sampled_from(["forward", "reverse", "bidirectional"]),
-    residual=st.booleans(),
+    shape=st.sampled_from(["forward", "reverse", "bidirectional", "mixed", "mixed"]),
+    residual=st.sampled_from([False, True, "the second"]),
     steps=st.sampled_from([None, "lengths", "mask"]),
     reset=st.sampled_from([None, "zero", "one row", "rows"]),
     rule=st.sampled_from(["zero", "last"]),
     batch_first=st.booleans(),
+    cells=st.booleans(),
 )
-def test_equals_row_by_row(backend_of_properties, seed, T, B, layers, shape, residual, steps, reset, rule, batch_first):
+def test_equals_row_by_row(
+    backend_of_properties, seed, T, B, layers, shape, residual, steps, reset, rule, batch_first, cells
+):
     rng = np.random.default_rng(seed)
-    weights = random_stack(rng, layers=layers, bidirectional=shape == "bidirectional", residual=residual)
+    residual = [k == 1 for k in range(layers)] if residual == "the second" else residual
+    weights = random_stack(rng, layers=layers, shape=shape, residual=residual)
     lstm = LSTM(weights, batch_first=batch_first, backend=backend_of_properties)
     xs, states = rng.normal(size=(T, B, I)), random_states(lstm, B, rng)
     options, active, is_first, reset_to = {}, None, None, None
@@ -118,11 +136,12 @@ def test_equals_row_by_row(backend_of_properties, seed, T, B, layers, shape, res
         reset_to = options["reset_to"] = random_states(lstm, 1 if reset == "one row" else B, rng)
     if batch_first:
         options |= {name: options[name].T for name in ("mask", "is_first") if name in options}
-    got, finals = lstm(
+    got, finals, *every = lstm(
         lstm.asarray(xs.swapaxes(0, 1) if batch_first else xs),
         states,
         reverse=shape == "reverse",
         masked_outputs=rule,
+        cells=cells,
         **options,
     )
     assert got.flags.c_contiguous
@@ -131,6 +150,7 @@ def test_equals_row_by_row(backend_of_properties, seed, T, B, layers, shape, res
         assert got.shape == (T, 0, weights.output_size)
         assert [state.c.shape for state in finals] == [(0, layer.hidden_size) for layer in weights.layers]
         return
+    wanted_every = []
     wanted = sequences.run(
         weights,
         xs,
@@ -140,16 +160,19 @@ def test_equals_row_by_row(backend_of_properties, seed, T, B, layers, shape, res
         reset_to=None if reset_to is None else on_host(reset_to),
         reverse=shape == "reverse",
         last=rule == "last",
+        cells=wanted_every if T else None,
     )
     assert_close((got, finals), wanted)
+    if cells:
+        turned = [by_time(state) for state in every[0]] if batch_first else every[0]
+        assert_close((got, turned), (wanted[0], wanted_every or turned))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("shape", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("shape", ["forward", "reverse", "bidirectional", "mixed"])
 def test_dtypes_agree_with_float64(dtype, shape, backend):
     rng = np.random.default_rng(3)
-    bidirectional = shape == "bidirectional"
-    weights = random_stack(rng, bidirectional=bidirectional, residual=True, dtype=dtype)
+    weights = random_stack(rng, shape=shape, residual=True, dtype=dtype)
     lstm, exact = LSTM(weights, backend=backend), LSTM(weights.astype("float64"), backend="numpy")
     assert lstm.dtype == weights.dtype
     xs = lstm.asarray(rng.normal(size=(T, B, I)))
@@ -221,11 +244,11 @@ def test_no_state_is_zeros(backend):
     assert_same_bits(lstm(xs), lstm(xs, lstm.zero_state(B)))
 
 
-@pytest.mark.parametrize("shape", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("shape", ["forward", "reverse", "bidirectional", "mixed"])
 @pytest.mark.parametrize("rule", ["zero", "last"])
 def test_rows_do_not_depend_on_neighbours(shape, rule, backend):
     """No bit of a row depends on the values, lengths or resets of other rows, even if they are NaN."""
-    lstm = plain(backend, "float32", bidirectional=shape == "bidirectional")
+    lstm = plain(backend, "float32", directions=DIRECTIONS.get(shape))
     rng = np.random.default_rng(5)
     values, states = rng.normal(size=(T, B, I)), random_states(lstm, B, rng)
     options = {"reverse": shape == "reverse", "masked_outputs": rule}
@@ -462,7 +485,7 @@ def test_set_weights_refuses_another_stack(backend):
 
 def test_copies_and_pickles(backend):
     rng = np.random.default_rng(14)
-    weights = random_stack(rng, bidirectional=True)
+    weights = random_stack(rng, shape="mixed")
     lstm = LSTM(weights, batch_first=True, precision="high", backend=backend)
     xs = lstm.asarray(rng.normal(size=(B, T, I)))
     for other in (copy.copy(lstm), pickle.loads(pickle.dumps(lstm))):
@@ -521,7 +544,7 @@ def test_on_another_device():
     if cupy.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("needs two GPUs")
     rng = np.random.default_rng(15)
-    weights = random_stack(rng, layers=2, bidirectional=True, residual=True)
+    weights = random_stack(rng, layers=2, shape="bidirectional", residual=True)
     here, there = LSTM(weights, backend="numpy"), LSTM(weights, backend="cuda:1")
     xs, lengths, is_first = rng.normal(size=(T, B, I)), [7, 0, 3, 5], rng.random((T, B)) < 0.3
     for lstm in (there, pickle.loads(pickle.dumps(there))):

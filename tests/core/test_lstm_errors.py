@@ -1,9 +1,11 @@
 """Bad arguments of an LSTM: every backend raises the same error in the same words, before any work is done."""
 
+import re
+
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMState, LSTMWeights, StackedWeights
+from fusedlstm import LSTM, LSTMState, LSTMWeights, StackedWeights, StatePool
 
 T, B, I, N, P = 6, 4, 3, 5, 2
 WEIGHTS = StackedWeights([LSTMWeights.random(I, N, proj_size=P, seed=0), LSTMWeights.random(P, N, seed=1)])
@@ -262,10 +264,27 @@ def test_batch_first_in_messages(backend):
 def test_bidirectional_refuses_step_and_reverse(backend):
     weights = StackedWeights.random(I, N, seed=0, bidirectional=True)
     good = Good(backend, weights)
-    with pytest.raises(ValueError, match="^reverse: wanted False with bidirectional weights; got True$"):
+    with pytest.raises(ValueError, match="^reverse: wanted False with bidirectional=True; got True$"):
         good.lstm(good.xs, reverse=True)
-    with pytest.raises(ValueError, match="^weights: wanted unidirectional weights for a step; got bidirectional=True"):
+    with pytest.raises(ValueError, match="^weights: wanted layers that are all forward for a step; got bidirectional"):
         good.lstm.step(good.xs[0], good.state)
+
+
+@pytest.mark.parametrize("directions", [["forward", "backward"], ["backward"] * 2, ["both", "forward"]])
+def test_backward_layers_refuse_what_steps(directions, backend):
+    lstm = LSTM(StackedWeights.random(I, N, 2, seed=0, directions=directions), backend=backend)
+    good, said = Good(backend, lstm.weights), re.escape(f"directions={directions}")
+    with pytest.raises(ValueError, match=f"^reverse: wanted False with {said}; got True$"):
+        good.lstm(good.xs, reverse=True)
+    with pytest.raises(ValueError, match=f"^reverse: wanted False with {said}; got True$"):
+        lstm.sequencer(T, B, reverse=True)
+    with pytest.raises(ValueError, match=rf"^weights: .* for a step; got {said}\. The backward direction needs whole"):
+        good.lstm.step(good.xs[0], good.state)
+    for make in (lstm.stepper, lambda size: StatePool(lstm, size)):
+        with pytest.raises(
+            ValueError, match=rf"^\w+: wanted a cell, or an LSTM whose layers .*; got {said}\. The back"
+        ):
+            make(B)
 
 
 STEP_CASES = {

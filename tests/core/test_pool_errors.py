@@ -474,7 +474,7 @@ def test_arguments_of_a_pool(backend):
         (
             (both, 3),
             ValueError,
-            "cell: wanted a cell, or a unidirectional LSTM; got bidirectional=True. "
+            "cell: wanted a cell, or an LSTM whose layers are all forward; got bidirectional=True. "
             "The backward direction needs whole sequences",
         ),
         ((cell, 3.0), TypeError, "capacity: wanted an int; got float"),

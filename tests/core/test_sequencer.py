@@ -64,9 +64,9 @@ class Case:
     """An LSTM with its Sequencer, and random inputs for both."""
 
     def __init__(self, backend, *, shape, steps, reset, rule, batch_first, dtype, residual):
-        both = shape == "bidirectional"
-        layers = 1 if both and residual else 2  # residual layers keep the width, but two directions double it
-        forms = {"bidirectional": both, "residual": residual, "proj_size": I}
+        layers = 1 if shape == "bidirectional" and residual else 2  # residual layers keep the width, both double it
+        directions = {"bidirectional": ["both"] * layers, "mixed": ["backward", "both"]}.get(shape)
+        forms = {"directions": directions, "residual": residual, "proj_size": I}
         weights = StackedWeights.random(I, N, layers, seed=0, dtype=dtype, **forms)
         self.lstm = LSTM(weights, batch_first=batch_first, backend=backend)
         self.rng, self.batch_first, self.steps, self.reset = np.random.default_rng(1), batch_first, steps, reset
@@ -94,7 +94,7 @@ class Case:
 
 
 CASES = pairs.cover(
-    shape=["forward", "reverse", "bidirectional"],
+    shape=["forward", "reverse", "bidirectional", "mixed"],
     steps=[None, "lengths", "mask"],
     reset=[None, "zero", "one row", "rows"],
     rule=["zero", "last"],
@@ -310,7 +310,7 @@ def test_errors_of_construction(backend, sizes, options, error, message):
 
 def test_reverse_needs_one_direction(backend):
     lstm = make(backend, bidirectional=True)
-    with pytest.raises(ValueError, match=r"^reverse: wanted False with bidirectional weights; got True$"):
+    with pytest.raises(ValueError, match=r"^reverse: wanted False with bidirectional=True; got True$"):
         lstm.sequencer(T, B, reverse=True)
 
 

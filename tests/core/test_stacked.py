@@ -38,8 +38,15 @@ def both_ways(dtype="float32"):
     return StackedWeights([layer(I, N, N, dtype=dtype) for I, N in sizes], bidirectional=True)
 
 
+def all_ways(dtype="float32"):
+    """Return both directions under a backward and a forward layer, the last of which is residual."""
+    sizes = ((3, 4), (3, 5), (9, 6), (6, 6))
+    layers = [layer(I, N, N, dtype=dtype) for I, N in sizes]
+    return StackedWeights(layers, directions=["both", "backward", "forward"], residual=[False, False, True])
+
+
 def assert_equal(a, b):
-    assert (a.bidirectional, a.residual) == (b.bidirectional, b.residual)
+    assert (a.directions, a.residual) == (b.directions, b.residual)
     for ours, theirs in zip(a.layers, b.layers, strict=True):
         assert ours.options() == theirs.options()
         assert ours.arrays().keys() == theirs.arrays().keys()
@@ -62,6 +69,29 @@ def test_sizes_of_both_directions():
     assert (weights.input_size, weights.output_size, weights.residual) == (3, 8, (False, False))
 
 
+def test_mixed_directions():
+    weights = all_ways()
+    assert (weights.num_layers, weights.input_size, weights.output_size) == (3, 3, 6)
+    assert (weights.bidirectional, weights.is_causal) == (False, False)
+    assert weights.directions == ("both", "backward", "forward")
+    assert weights.slices == (slice(0, 2), slice(2, 3), slice(3, 4))
+    assert weights.backward == (False, True, True, False)
+    with pytest.raises(ValueError, match="num_directions: wanted .*; got both, backward, forward"):
+        _ = weights.num_directions
+
+
+def test_equal_directions_in_other_words():
+    one, other = layer(4, 4), layer(4, 4, 1)
+    both = StackedWeights([one, other], directions=["both"])
+    assert_equal(both, StackedWeights([one, other], bidirectional=True))
+    assert both.bidirectional
+    plain = StackedWeights([one, other], directions=("forward", "forward"))
+    assert_equal(plain, StackedWeights([one, other]))
+    assert (plain.is_causal, plain.num_directions) == (True, 1)
+    back = StackedWeights([one, other], directions=["backward"] * 2)
+    assert (back.is_causal, back.bidirectional, back.num_directions, back.num_layers) == (False, False, 1, 2)
+
+
 def test_one_layer_and_one_bool_for_all():
     one = layer(4, 4)
     assert StackedWeights([one]).layers == (one,)
@@ -78,6 +108,8 @@ def test_repr():
     assert repr(some) == f"StackedWeights([{a}, {b}], residual=(False, True))"
     both = StackedWeights([one, other], bidirectional=True)
     assert repr(both) == f"StackedWeights([{a}, {b}], bidirectional=True)"
+    turned = StackedWeights([one, other], directions=["backward", "forward"])
+    assert repr(turned) == f"StackedWeights([{a}, {b}], directions=['backward', 'forward'])"
 
 
 def test_immutable():
@@ -85,12 +117,12 @@ def test_immutable():
     weights = StackedWeights(given)
     given.append(layer(4, 4))
     assert weights.num_layers == 1
-    for name in ("layers", "bidirectional", "residual"):
+    for name in ("layers", "bidirectional", "directions", "residual"):
         with pytest.raises(AttributeError):
             setattr(weights, name, None)
 
 
-@pytest.mark.parametrize("weights", [mixed(), both_ways("bfloat16")])
+@pytest.mark.parametrize("weights", [mixed(), both_ways("bfloat16"), all_ways()])
 def test_pickle(weights):
     copy = pickle.loads(pickle.dumps(weights))
     assert_equal(copy, weights)
@@ -104,6 +136,7 @@ def test_astype():
     assert_equal(half, StackedWeights([one.astype("float16") for one in weights.layers], residual=weights.residual))
     assert weights.astype(np.float64) is weights
     assert both_ways().astype("float64").bidirectional
+    assert all_ways().astype("float64").directions == all_ways().directions
     with pytest.raises(TypeError, match="dtype: wanted one of float64"):
         weights.astype("int32")
 
@@ -159,6 +192,47 @@ def test_astype():
         ([layer()], {"residual": [0]}, TypeError, r"residual\[0\]: wanted a bool; got int"),
         ([layer()], {"residual": [True] * 2}, ValueError, "residual: wanted one bool for each of 1 layers; got 2"),
         ([layer()] * 2, {"residual": [False] * 2, "bidirectional": True}, ValueError, "residual: .* 1 layers"),
+        ([layer()], {"directions": "backward"}, TypeError, "directions: wanted a sequence with one of .*; got str"),
+        ([layer()], {"directions": 1}, TypeError, "directions: wanted a sequence .*; got int"),
+        ([layer()], {"directions": ["reverse"]}, ValueError, r"directions\[0\]: wanted one of 'forward', .*'reverse'"),
+        ([layer()], {"directions": [None]}, ValueError, r"directions\[0\]: wanted one of .*; got None"),
+        ([layer()], {"directions": []}, ValueError, "layers: wanted 0 for these directions.*; got 1"),
+        (
+            [layer()] * 2,
+            {"directions": ["forward", "both"]},
+            ValueError,
+            "layers: wanted 3 for these directions: two for each 'both', else one; got 2",
+        ),
+        (
+            [layer()] * 2,
+            {"directions": ["both"], "bidirectional": True},
+            ValueError,
+            "bidirectional: wanted False with directions, .*; got True",
+        ),
+        (
+            [layer(3, 4), layer(3, 4), layer(4, 4)],
+            {"directions": ["both", "backward"]},
+            ValueError,
+            r"layers\[2\] \(layer 1, backward\): wanted input_size 8 \(the width of layer 0's output\); got 4",
+        ),
+        (
+            [layer(3, 4), layer(4, 4), layer(8, 4)],
+            {"directions": ["forward", "both"]},
+            ValueError,
+            r"layers\[2\] \(layer 1, backward\): wanted input_size 4 ",
+        ),
+        (
+            [layer(4, 4), layer(4, 2), layer(4, 2)],
+            {"directions": ["forward", "both"], "residual": [True, True]},
+            ValueError,
+            r"layers\[1\] \(layer 1, forward\): wanted output_size 4 ",
+        ),
+        (
+            [layer(4, 4), layer(4, 4), 3],
+            {"directions": ["forward", "both"]},
+            TypeError,
+            r"layers\[2\] \(layer 1, backward\): wanted an LSTMWeights; got int",
+        ),
     ],
 )
 def test_bad_arguments(layers, options, error, message):
@@ -207,6 +281,16 @@ def test_random():
     assert len(set(drawn)) == 4, "layers and directions should differ"
 
 
+def test_random_with_directions():
+    directions = ["both", "backward", "forward"]
+    weights = StackedWeights.random(5, 4, 3, seed=0, directions=directions, proj_size=3)
+    assert weights.directions == tuple(directions)
+    assert [one.input_size for one in weights.layers] == [5, 5, 6, 3]
+    plain = StackedWeights.random(5, 4, 2, seed=0)
+    turned = StackedWeights.random(5, 4, 2, seed=0, directions=["backward"] * 2)
+    assert_equal(turned, StackedWeights(plain.layers, directions=["backward"] * 2))
+
+
 def test_random_is_reproducible_by_seed():
     first, again, other = (StackedWeights.random(4, 4, 2, seed=s, residual=True, dtype="float64") for s in (7, 7, 8))
     assert first.residual == (True, True)
@@ -224,6 +308,9 @@ def test_random_is_reproducible_by_seed():
         ({"hidden_size": [4, 4]}, TypeError, "hidden_size: wanted an int; got list"),
         ({"input_size": -1}, ValueError, "input_size"),
         ({"bidirectional": None}, TypeError, "bidirectional: wanted a bool"),
+        ({"directions": ["both"] * 2}, ValueError, r"directions: wanted one for each of 1 layers .*; got 2 of them"),
+        ({"directions": ["up"]}, ValueError, r"directions\[0\]: wanted one of"),
+        ({"directions": ["both"], "bidirectional": True}, ValueError, "bidirectional: wanted False"),
         ({"residual": True}, ValueError, r"layers\[0\]: wanted output_size 3"),
         ({"proj_clip": 1.0}, ValueError, "proj_clip"),
         ({"cell_clp": 1.0}, TypeError, r"StackedWeights\.random\(\) got an unexpected keyword argument 'cell_clp'"),
@@ -241,7 +328,7 @@ def test_random_refuses(arguments, error, message):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("make", [mixed, both_ways])
+@pytest.mark.parametrize("make", [mixed, both_ways, all_ways])
 def test_round_trip(make, dtype, tmp_path):
     weights, path = make(dtype), tmp_path / "w.safetensors"
     weights.save(path)
@@ -289,6 +376,19 @@ def test_one_cell_of_version_2_sets_the_version(tmp_path):
         assert_equal(StackedWeights.load(path), weights)
 
 
+@pytest.mark.parametrize(("directions", "version"), [(["forward"] * 2, 1), (["both"], 1), (["backward"] * 2, 4)])
+def test_directions_set_the_version(directions, version, tmp_path):
+    """What older readers know is written as before."""
+    path = tmp_path / "w"
+    weights = StackedWeights([layer(4, 4)] * 2, directions=directions)
+    weights.save(path)
+    content = path.read_bytes()
+    assert f'\\"version\\": {version}'.encode() in content
+    assert (b"directions" in content, b"bidirectional" in content) == (version == 4, version == 1)
+    assert (b"zoneout_c" in content) == (version == 4)  # a cell's options are those of the file's version
+    assert_equal(load_weights(path), weights)
+
+
 def test_other_kinds_are_refused(tmp_path):
     layer().save(tmp_path / "one")
     mixed().save(tmp_path / "stack")
@@ -331,6 +431,10 @@ def without(mapping, name):
     return {key: value for key, value in mapping.items() if key != name}
 
 
+def directed(options, directions):
+    return {**without(options, "bidirectional"), "directions": directions}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -348,6 +452,15 @@ def without(mapping, name):
         (lambda a, o: (a, {**o, "layers": [{"activation": "gelu"}] * 3}), r"damaged: layers\[0\]: activation"),
         (lambda a, o: (a, {**o, "bidirectional": True}), "is damaged: layers: wanted an even number"),
         (lambda a, o: (a, {**o, "bidirectional": "no"}), "is damaged: bidirectional: wanted a bool"),
+        (lambda a, o: (a, without(o, "bidirectional")), "is damaged: options: wanted bidirectional or .*; got neither"),
+        (lambda a, o: (a, {**o, "directions": ["forward"] * 3}), "is damaged: options: wanted bidirectional or dir"),
+        (
+            lambda a, o: (a, directed(o, None)),
+            "is damaged: options: wanted bidirectional or directions; got directions",
+        ),
+        (lambda a, o: (a, directed(o, ["both"] * 3)), "is damaged: layers: wanted 6 for these directions"),
+        (lambda a, o: (a, directed(o, ["up"] * 3)), r"is damaged: directions\[0\]: wanted one of"),
+        (lambda a, o: (a, directed(o, {"forward": 3})), "is damaged: directions: wanted a sequence"),
         (lambda a, o: (a, {**o, "residual": [True] * 3}), r"is damaged: layers\[0\]: wanted output_size"),
         (lambda a, o: ({}, {**o, "layers": []}), "is damaged: "),  # safetensors 0.4 can't read a file without arrays
     ],

@@ -346,7 +346,7 @@ def test_errors_of_reset_to(backend):
 
 def test_both_directions_are_refused(backend):
     lstm = LSTM(StackedWeights.random(3, 4, seed=0, bidirectional=True), backend=backend)
-    with pytest.raises(ValueError, match=r"^owner: wanted a cell, or a unidirectional LSTM; got .*\. The backward"):
+    with pytest.raises(ValueError, match=r"^owner: wanted a cell, or an LSTM whose layers .*; got .*\. The backward"):
         lstm.stepper(2)
 
 

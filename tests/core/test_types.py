@@ -98,6 +98,12 @@ def of_converted(module: object, array: Any) -> None:
     lstm(array, convert.state_from_tf1(((array, array), (array, array))))
     assert_type(convert.state_from_tf1(array, hidden_size=4), LSTMState)
     assert_type(convert.state_from_tf1(array, hidden_size=(4, 4)), tuple[LSTMState, ...])
+    assert_type(lstm(array, several), tuple[Any, tuple[LSTMState, ...]])
+    assert_type(lstm(array, cells=False, reverse=True), tuple[Any, tuple[LSTMState, ...]])
+    assert_type(lstm(array, several, cells=True), tuple[Any, tuple[LSTMState, ...], tuple[LSTMState, ...]])
+    lstm(array, cells=bool(array))
+    lstm(array, cells=1)  # type: ignore[call-overload]
+    lstm(array, lenghts=array)  # type: ignore[call-overload]
 """
 
 

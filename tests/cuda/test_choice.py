@@ -123,9 +123,9 @@ def test_lstms_name_their_kernels(backend):
             lstm.kernels(*sizes)
 
 
-def choose(B, I, N, dtype="bfloat16", capability=90, *, precision="high", projects=False, forced=None):
+def choose(B, I, N, dtype="bfloat16", capability=90, *, precision="high", projects=False, forced=None, scans=True):
     about = dtype, precision, capability
-    return sequence_choice.choose(B, (I, N, N), *about, projects=projects, forced=forced, can_plan=True)
+    return sequence_choice.choose(B, (I, N, N), *about, projects=projects, forced=forced, can_plan=True, scans=scans)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,8 @@ def choose(B, I, N, dtype="bfloat16", capability=90, *, precision="high", projec
         ({"capability": 80}, {"capability": 75}),
         ({"forced": "scan", "B": 1 << 20}, {"forced": "tensor_small"}),
         ({}, {"projects": True}),
+        ({}, {"scans": False}),
+        ({"forced": "scan"}, {"forced": "scan", "scans": False}),
     ],
 )
 def test_which_sequences_scan(scans, others):
@@ -150,7 +152,9 @@ def test_which_sequences_scan(scans, others):
     assert choose(**usual | scans) == "scan"
     asked = {"dtype": "bfloat16", "precision": "high", "capability": 90, "forced": None, **usual, **others}
     B, I, N, dtype, precision = (asked[name] for name in ("B", "I", "N", "dtype", "precision"))
-    wanted = choice.choose(B, I, N, N, dtype, precision, asked["capability"], forced=asked["forced"])
+    wanted = choice.choose(
+        B, I, N, N, dtype, precision, asked["capability"], forced=sequence_choice.of_steps(asked["forced"])
+    )
     assert choose(**usual | others) == wanted != "scan"
 
 

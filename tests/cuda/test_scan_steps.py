@@ -66,20 +66,34 @@ def test_scans_have_the_bits_of_steps(name):
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("rule", ["zero", "last"])
-@pytest.mark.parametrize("shape", ["reverse", "bidirectional"])
+@pytest.mark.parametrize("shape", ["reverse", "bidirectional", "mixed"])
 def test_scans_of_marked_rows(shape, rule, monkeypatch):
-    """Lengths, masks and resets in both directions give the bits of a launch for each step."""
+    """Lengths, masks and resets in all directions give the bits of a launch for each step."""
     rng, T = np.random.default_rng(0), 7
+    directions = {"bidirectional": ["both"] * 2, "mixed": ["both", "backward"]}.get(shape)
     about = {"masked_outputs": rule, "reverse": shape == "reverse", "is_first": rng.random((T, B)) < 0.3}
     wanted = []
     for marks in ({"lengths": rng.integers(0, T + 1, B)}, {"mask": rng.random((T, B)) < 0.7}):
-        lstm = make(bidirectional=shape == "bidirectional", kernel="tensor_medium")
+        lstm = make(directions=directions, kernel="tensor_medium")
         wanted.append((marks, bits_of_call(lstm(*arguments(lstm, T), **about, **marks))))
     for gates in (1 << 24, 1, 3 * B * 4 * N * 4):  # bytes of x's part that a launch computes
         monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", gates)
         for marks, want in wanted:
-            lstm = make(bidirectional=shape == "bidirectional")
+            lstm = make(directions=directions)
             assert bits_of_call(lstm(*arguments(lstm, T), **about, **marks)) == want
+
+
+def test_every_state_is_kept_without_scans():
+    """A scan writes no state but the last, so a call that returns all of them takes single steps."""
+    lstm, T = make(directions=["backward", "both"], dtype="float16"), 7
+    xs, states = arguments(lstm, T)
+    outputs, finals, cells = lstm(xs, states, cells=True)
+    assert set(lstm.kernels(T, B)) == {"scan"}
+    for backward, final, each in zip(lstm.weights.backward, finals, cells, strict=True):
+        last = LSTMState(h=each.h[0 if backward else -1], c=each.c[0 if backward else -1])
+        assert bits_of(last) == bits_of(final)
+    scanned, _ = lstm(xs, states)
+    np.testing.assert_allclose(scanned.get().astype("f4"), outputs.get().astype("f4"), atol=2e-3)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -115,7 +129,8 @@ def test_a_scan_is_two_launches():
     xs, states = arguments(lstm, 16)
     for options in ({}, {"is_first": np.ones((16, B), bool)}):
         lstm(xs, states, **options)
-        graphs = lstm._layers._sequence._parts[0]._free[-1]._by_steps
+        ((_, sequence),) = lstm._layers._sequence._groups[0]
+        graphs = sequence._free[-1]._by_steps
         assert nodes_of(graphs[16]) == ["lstm_gates", "lstm_scan"] * 2
 
 

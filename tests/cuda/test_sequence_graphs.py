@@ -37,7 +37,7 @@ def arguments(lstm, T, rows=B, seed=0):
 
 
 def parts(lstm):
-    return lstm._layers._sequence._parts
+    return [sequence for group in lstm._layers._sequence._groups for _, sequence in group]
 
 
 def graphs(lstm, part=0):

@@ -56,7 +56,7 @@ def assert_equal(got, wanted):
     """Assert that two weights are equal, bit for bit."""
     assert type(got) is type(wanted)
     if isinstance(got, StackedWeights):
-        assert (got.bidirectional, got.num_layers) == (wanted.bidirectional, wanted.num_layers)
+        assert got.directions == wanted.directions
         for ours, theirs in zip(got.layers, wanted.layers, strict=True):
             assert_equal(ours, theirs)
         return

@@ -70,8 +70,8 @@ SEQUENCERS = {
         ),
         (
             "the flags of both directions are one",
-            "reverse=self._form.reverse or d == 1)\n        done",
-            "reverse=self._form.reverse)\n        done",
+            "flags=self._flags.get(reverse),",
+            "flags=next(iter(self._flags.values()), None),",
             "now any_sequencer runs_equal_calls",
         ),
     ],

@@ -69,6 +69,7 @@ SEQUENCES = {
         ("the first chunk's inputs", "run.xs[start:stop]", "run.xs[:steps]", "now sequences are_steps"),
         ("the first chunk's flags", "[:steps], start, reverse", "[:steps], 0, reverse", "now sequences are_steps"),
         ("final states are not written", "            static.end(run.finals)\n", "", "now sequences are_steps"),
+        ("every state of all chunks in one place", "cells.h[start:stop]", "cells.h[:steps]", ROWS),
         (
             "each chunk begins with the first state",
             "                stop = start + steps\n",
@@ -77,18 +78,24 @@ SEQUENCES = {
         ),
     ],
     "sequence.py": [
-        ("both directions are forward", "reverse=d == 1", "reverse=False", ROWS),
+        ("all directions are forward", "reverse=run.reverse or part.backward,", "reverse=run.reverse,", ROWS),
         (
-            "a layer's directions are swapped",
-            "for d, half in enumerate(halves):",
-            "for d, half in enumerate(halves[::-1]):",
+            "both directions write the first columns",
+            "outputs=whole[:, :, part.columns],",
+            "outputs=whole[:, :, : part.columns.stop - part.columns.start],",
             ROWS,
         ),
         (
             "states to reset to of another layer",
-            "run.reset_to[only]",
-            "run.reset_to[:1]",
+            "run.reset_to[part.which]",
+            "run.reset_to[: part.which.stop - part.which.start]",
             "now any_lstm dtypes_agree and emulated",
+        ),
+        (
+            "every state of another layer",
+            "run.cells[part.which]",
+            "run.cells[::-1][part.which]",
+            "now cells outputs_keep and emulated",
         ),
         (
             "a user's capture",
@@ -134,7 +141,22 @@ SEQUENCES = {
         ),
         ("no workspace", "        self._workspace.reserve(product.workspace_bytes)\n", "", "now sequences are_steps"),
     ],
+    "groups.py": [
+        ("backward layers read forward", "direction == directions.BACKWARD, columns", "False, columns", ROWS),
+        (
+            "the residual layers of a part are the lowest",
+            "for _, _, residual in layers",
+            "for _, _, residual in [layers[0]] * len(layers)",
+            ROWS,
+        ),
+    ],
     "kernel_steps.py": [
+        (
+            "the h before a step is kept as the one after it",
+            "self._queue_cells(t, h)",
+            "self._queue_cells(t, other)",
+            "now cells replay and emulated",
+        ),
         (
             "an odd number of steps ends in the other h",
             "if h is not self.state.h:",
@@ -144,6 +166,12 @@ SEQUENCES = {
         ("the buffers of h don't alternate", "            h, other = other, h\n", "", "now sequences are_steps"),
     ],
     "sequence_form.py": [
+        (
+            "every state is that of the first step",
+            "copy_rows(cells.c[t], self.state.c)",
+            "copy_rows(cells.c[0], self.state.c)",
+            ROWS,
+        ),
         ("idle rows repeat the step before in time", "self.outputs[form.before(t)]", "self.outputs[t - 1]", ROWS),
     ],
     "static_sequence.py": [

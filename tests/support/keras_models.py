@@ -55,7 +55,7 @@ class Drawing:
         """Return an LSTM of some kind. Its outputs are SIZE wide, or twice that if bidirectional."""
         name = self.name("lstm")
         plain = {"return_sequences": returns, "return_state": more.pop("return_state", False)}
-        if self.chance(0.06):
+        if self.chance(0.15):
             plain["go_backwards"] = True
         if bidirectional:
             mode = self.pick("concat", "concat", "concat", "sum")
@@ -206,12 +206,13 @@ def draw(keras, seed):
 
 @dataclass
 class Call:
-    """The arrays that one call of a layer took and returned, in the order in which the layer reads them."""
+    """The arrays that one call of a layer took and returned, and whether it turned the order of steps around."""
 
     xs: np.ndarray
     states: list
     mask: np.ndarray | None
     outputs: np.ndarray
+    turns: bool
 
 
 def run(keras, drawn):
@@ -240,10 +241,9 @@ def _recorded(layer, calls):
         sequence, *states = [*flat(inputs), *flat(initial_state)]
         xs, output = np.asarray(sequence), np.asarray(flat(returned)[0])
         mask = next((np.asarray(each) for each in flat(mask)), None)
-        if getattr(layer, "go_backwards", False):
-            xs, mask = xs[:, ::-1], None if mask is None else mask[:, ::-1]
         states = [np.asarray(state) for state in states] or zeros(layer)
-        calls.append(Call(xs, states, mask, output))
+        turns = not hasattr(layer, "forward_layer") and bool(getattr(layer, "go_backwards", False))
+        calls.append(Call(xs, states, mask, output, turns))
         return returned
 
     layer.call = call

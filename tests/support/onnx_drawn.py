@@ -50,6 +50,7 @@ class Layer:
     states: list[dict[str, tuple[str, str]]]  # for each branch, initial_h and initial_c: kind and value's name
     lengths: tuple[str, str]
     runs: dict[str, set[int]] = field(default_factory=dict)  # in which branches each label runs; in all by default
+    turned: bool = False  # whether it reads the steps in an order that is reversed from that of the first layer
 
     def branches_of(self, names, constant):
         """Return the branches in which the named nodes run. A constant state is that of the first name."""
@@ -70,7 +71,8 @@ class Drawn:
     layers: list = field(default_factory=list)
     feeds: dict = field(default_factory=dict)
     has_if: bool = False
-    is_faithful: bool = True  # whether all operators between layers are identities
+    is_faithful: bool = True  # whether all operators between layers are identities, or turn around one direction
+    turned: bool = False
     count: int = 0
 
     def chance(self, p):
@@ -181,7 +183,7 @@ class Drawn:
         given = weights | {part: name for part, (_, name) in states.items()} | {"sequence_lens": lengths}
         inputs = [x, *(given.get(name, "") for name in ("W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"))]
         node = helper.make_node("LSTM", inputs, [values[name] for name in PARTS[1:]], label, **attributes)
-        return [node], Layer([label or values["Y"]], values, [states, states], (kind, lengths))
+        return [node], Layer([label or values["Y"]], values, [states, states], (kind, lengths), turned=self.turned)
 
     def in_branches(self, place, weights, attributes):
         """Add an LSTM in both branches of an If (with different weights if "unequal"), or in only one."""
@@ -209,7 +211,7 @@ class Drawn:
         states = [layer.states[0] for layer in layers]
         values = dict(zip(PARTS[1:], made, strict=True)) | {"X": x}
         runs = {} if place == "both" else {label: {branch} for branch, label in enumerate(labels)}
-        return Layer(labels, values, (states * 2)[:2], layers[0].lengths, runs)
+        return Layer(labels, values, (states * 2)[:2], layers[0].lengths, runs, self.turned)
 
     def no_lstm(self, x):
         """Add a stand-in for an LSTM to a branch: part of its input as Y, and zeros as states."""
@@ -333,7 +335,8 @@ class Drawn:
         if self.chance(0.35):
             kinds.insert(int(self.rng.integers(0, len(kinds) + 1)), str(self.rng.choice(OTHERS)))
         for kind in kinds:
-            if kind in OTHERS:
+            turns = kind in ("reversed", "direction") and self.D == 1 and self.lens_kind == "none"
+            if kind in OTHERS and not turns:
                 self.is_faithful = False
             self.current = self.put(str(kind), self.current)
 
@@ -381,7 +384,7 @@ class Drawn:
 
     def put_sibling(self, v):
         del v
-        self.width = N
+        self.width, self.turned = N, False
         return self.first
 
     def put_y_h(self, v):
@@ -417,6 +420,7 @@ class Drawn:
         return self.reversed(v)
 
     def reversed(self, v):
+        self.turned = not self.turned
         numbers = [self.constant(np.array([number])) for number in (-1, -(2**62), 0, -1)]
         return self.node("Slice", [v, *numbers])
 

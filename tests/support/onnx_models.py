@@ -66,7 +66,7 @@ def session(model):
 def bits(weights):
     """Return everything in weights, so that only equal weights compare equal."""
     return (
-        weights.bidirectional,
+        weights.directions,
         weights.residual,
         [
             (

@@ -36,7 +36,7 @@ def everything(use):
             _call(owners[0], B, use.contiguous)
         if "sequence" in use.objects:
             _sequences(lstm, B, use.contiguous)
-        for owner in [] if lstm.weights.bidirectional else owners:
+        for owner in owners if lstm.weights.is_causal else []:
             if "stepper" in use.objects:
                 _step(owner, B)
             if "pool" in use.objects:
@@ -92,7 +92,8 @@ def _sequences(lstm, B, contiguous):
         )
         for is_first in (None, np.ones((3, B), bool)):
             lstm(xs, states, is_first=is_first)
-            if not lstm.weights.bidirectional:
+            lstm(xs, states, is_first=is_first, cells=True)
+            if lstm.weights.is_causal:
                 lstm.step(xs[0], states, is_first=None if is_first is None else is_first[0])
 
 

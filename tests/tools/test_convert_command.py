@@ -72,6 +72,18 @@ def test_pytorch(kind, tmp_path, capsys):
     assert weights.bidirectional
 
 
+def test_onnx_of_different_directions(tmp_path, capsys):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    weights = StackedWeights.random(3, 4, 3, seed=0, directions=["both", "backward", "forward"])
+    onnx.save(convert.to_onnx(weights), tmp_path / "m.onnx")
+    status, said, _ = run(capsys, tmp_path / "m.onnx", tmp_path / "w", "--check")
+    assert (status, " agrees" in said) == (0, True)
+    for line in ("layer 0 forward: ", "layer 0 backward: ", "layer 1 backward: ", "layer 2 forward: "):
+        assert f"  {line}LSTMWeights(" in said
+    same(load_weights(tmp_path / "w"), weights)
+
+
 def test_onnx(tmp_path, capsys):
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

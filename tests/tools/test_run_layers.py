@@ -16,6 +16,7 @@ STACKS = {
     "three": StackedWeights.random(I, 4, 3, seed=0, residual=[False, True, True]),
     "projected": StackedWeights.random(I, 4, 2, seed=1, proj_size=3, dtype="float64"),
     "both ways": StackedWeights.random(I, 4, 2, seed=2, bidirectional=True),
+    "mixed": StackedWeights.random(I, 4, 2, seed=6, directions=["both", "backward"]),
     "one": StackedWeights.random(I, 4, seed=3),
     "half": StackedWeights.random(I, 4, 2, seed=4, dtype="bfloat16"),
 }

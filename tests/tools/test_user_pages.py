@@ -85,10 +85,17 @@ def test_sequences(backend, monkeypatch):
     names = execute("sequences.md")
     assert names["both"].shape == (50, 16, 128)
     assert names["backward"].shape == (50, 16, 64)
-    assert names["outputs"].shape == (50, 16, 8)  # the outputs of layers of different kinds
+    assert names["outputs"].shape == (50, 16, 64)
+    assert [each.c.shape for each in names["cells"]] == [(50, 16, 64)] * 2
     assert names["ys"] is names["sequencer"].outputs
     assert host(names["ys"]).any()
     assert names["output"].shape == (16, 64)
+
+
+def test_layers_and_directions(backend, monkeypatch):
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", backend)
+    names = execute("layers-and-directions.md")
+    assert len(names["states"]) == 4 if "alternating" in names else 3
 
 
 def test_stepping_without_overhead(backend, monkeypatch):

@@ -35,8 +35,8 @@ def chunks(T: int, most: int) -> Iterator[tuple[int, int]]:
             start += size
 
 
-def kernels_of(engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
-    """Return the kernel of each layer in sequences of B rows, as `sequence_choice` has it.
+def kernels_of(engines: Sequence[CudaCell], B: int, *, scans: bool = True) -> tuple[str, ...]:
+    """Return the kernel of each layer in sequences of B rows, as `sequence_choice` has it, which explains `scans`.
 
     Raises:
         BackendUnavailableError: a step needs matmul, which can't be planned here.
@@ -52,6 +52,7 @@ def kernels_of(engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
             forced=engine.sequence_kernel,
             can_plan=can_plan,
             measured=engine.measured,
+            scans=scans,
         )
         found.append(kernel)
     if "matmul" in found:
@@ -82,7 +83,8 @@ class ChunkedSequence:
         reset_to = run.reset_to
         reset_to = None if marks.is_first is None or reset_to is None else even_rows(reset_to, run.xs.shape[1])
         reset_rows = 0 if reset_to is None else len(reset_to[0].h)
-        form = Form(run.xs.shape[1], marks.any, reset_rows, run.reverse, run.repeats and marks.any)
+        repeats, cells = run.repeats and marks.any, run.cells is not None
+        form = Form(run.xs.shape[1], marks.any, reset_rows, run.reverse, repeats, cells)
         graphs = self._take(engines, form)
         try:
             graphs.run(run, marks, reset_to)
@@ -125,9 +127,10 @@ class _Graphs:
 
     def __init__(self, index: int, engines: Sequence[CudaCell], residual: Sequence[bool], form: Form) -> None:
         self.form = form
-        limit = steps_that_fit(engines, form.B)
+        limit = steps_that_fit(engines, form)
         self._most = next(size for size in SIZES if size <= limit)
-        self._static = StaticSequence(engines, residual, kernels_of(engines, form.B), self._most, form)
+        kernels = kernels_of(engines, form.B, scans=not form.cells)
+        self._static = StaticSequence(engines, residual, kernels, self._most, form)
         self._by_steps: dict[int, Any] = {}
         self._turns = Turns(index)
         stream = self._turns.begin()
@@ -156,6 +159,9 @@ class _Graphs:
                     marks.queue_flags(static.flags[:steps], start, reverse=reverse)
                 self._by_steps[steps].launch(stream)
                 copy_steps(run.outputs[start:stop], static.outputs[:steps])
+                for cells, own in zip(run.cells or (), static.cells, strict=True):
+                    copy_steps(cells.h[start:stop], own.h[:steps])
+                    copy_steps(cells.c[start:stop], own.c[:steps])
             static.end(run.finals)
 
     def _capture(self, steps: int) -> None:

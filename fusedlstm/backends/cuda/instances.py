@@ -75,16 +75,16 @@ class _Uses:
         if "cell" in objects or "sequence" in objects:
             for k, layer in enumerate(self._layers):
                 yield from self._owned(layer)
-                if not self._weights.bidirectional:  # LSTM.step is a cell's step for each layer
+                if self._weights.is_causal:  # LSTM.step is a cell's step for each layer
                     yield from self._plain(layer, is_upper=k > 0)
         if "sequence" in objects:
             for layer in self._layers:
                 yield from self._sequence(layer)
-            if any(self._weights.residual) and not self._weights.bidirectional:
+            if any(self._weights.residual) and self._weights.is_causal:
                 yield kernels.add_kernel(self._layers[0].dtype)
-        if "stepper" in objects and not self._weights.bidirectional:
+        if "stepper" in objects and self._weights.is_causal:
             yield from self._steppers()
-        if "pool" in objects and not self._weights.bidirectional:
+        if "pool" in objects and self._weights.is_causal:
             yield from self._pools()
 
     def _owned(self, layer: _Layer) -> Iterator[Kernel]:
@@ -107,14 +107,15 @@ class _Uses:
             yield from layer.step(kernel, B, staged, odd=not contiguous, odd_m=not contiguous)
 
     def _sequence(self, layer: _Layer) -> Iterator[Kernel]:
-        """Yield the kernels of whole sequences, with and without flags."""
+        """Yield the kernels of whole sequences, with and without flags, also of those that return every state."""
         yield sequence_kernels.flags_kernel()
-        for B in self._batches:
+        for B, scans in itertools.product(self._batches, _EITHER):
             kernel = sequence_choice.choose(
                 *(B, layer.sizes, *self._about, self._capability),
                 projects=layer.projects,
                 forced=self._of_sequences,
                 can_plan=self._can_plan,
+                scans=scans,
             )
             if kernel == kernel_choice.SCAN:
                 yield from layer.scan(B)

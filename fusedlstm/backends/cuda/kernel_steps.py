@@ -38,6 +38,7 @@ class KernelSteps(LayerSteps):
         for t in order:
             self._step(t, order[0], h, other)
             h, other = other, h
+            self._queue_cells(t, h)
         if h is not self.state.h:
             copy_rows(self.state.h, h)
 

@@ -103,6 +103,7 @@ class ProductSteps(LayerSteps):
                 of_x.queue(self._workspace.array)
             for t in self._form.order(part):
                 self._step(t, order[0], self._gates[t - part.start])
+                self._queue_cells(t, self.state.h)
 
     def _step(self, t: int, first: int, gates: Any) -> None:
         """Queue step t. `first` is the step that the direction takes first."""

@@ -9,6 +9,7 @@ import cupy
 
 from fusedlstm.backends.base import SequenceEngine
 from fusedlstm.backends.cuda.chunked_sequence import ChunkedSequence, kernels_of
+from fusedlstm.backends.cuda.groups import groups_of, width_of
 from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.pinned import Uploads
 from fusedlstm.backends.cuda.runtime.streams import check_not_captured
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 class CudaSequence(SequenceEngine):
     """See `fusedlstm.backends.base.SequenceEngine`.
 
-    With one direction, each chunk of steps passes through all layers. With two, each layer runs both directions through
-    the whole sequence, one after the other.
+    The parts of `groups.py` run through the whole sequence, one after the other. In each part, a chunk of steps passes
+    through all layers before the next chunk.
 
     Args:
         index: the GPU.
@@ -35,12 +36,10 @@ class CudaSequence(SequenceEngine):
     """
 
     def __init__(self, index: int, weights: StackedWeights) -> None:
-        self._index, self._bidirectional, residual = index, weights.bidirectional, weights.residual
-        self._top = len(weights.layers) - 1
-        if weights.bidirectional:
-            self._parts = [ChunkedSequence(index, residual[k // 2 : k // 2 + 1]) for k in range(len(weights.layers))]
-        else:
-            self._parts = [ChunkedSequence(index, residual)]
+        self._index = index
+        self._groups = [
+            [(part, ChunkedSequence(index, part.residual)) for part in group] for group in groups_of(weights)
+        ]
         self._uploads: list[Uploads] = []  # that no call is using
 
     def run(self, engines: Sequence[CudaCell], run: SequenceRun) -> None:
@@ -52,11 +51,7 @@ class CudaSequence(SequenceEngine):
             if 0 in run.xs.shape[:2]:
                 self._keep_states(run)
                 return
-            marks = self._marks(run)
-            if self._bidirectional:
-                self._run_both(engines, run, marks)
-            else:
-                self._parts[0].run(engines, run, marks)
+            self._run_groups(engines, run, self._marks(run))
 
     def kernels(self, engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
         return kernels_of(engines, B)
@@ -78,25 +73,24 @@ class CudaSequence(SequenceEngine):
             copy_rows(final.h, state.h)
             copy_rows(final.c, state.c)
 
-    def _run_both(self, engines: Sequence[CudaCell], run: SequenceRun, marks: Marks) -> None:
-        """Run layer after layer, forward and backward. The results of lower layers are in memory of CuPy's pool."""
+    def _run_groups(self, engines: Sequence[CudaCell], run: SequenceRun, marks: Marks) -> None:
+        """Run group after group. The results of lower ones are in memory of CuPy's pool."""
         xs: Any = run.xs
-        for k in range(0, len(engines), 2):
-            is_top = k + 1 == self._top
-            widths = [engine.weights.P for engine in engines[k : k + 2]]
-            whole = run.outputs if is_top else cupy.empty((*xs.shape[:2], sum(widths)), xs.dtype)
-            halves = whole[:, :, : widths[0]], whole[:, :, widths[0] :]
-            for d, half in enumerate(halves):
-                only = slice(k + d, k + d + 1)
+        for group in self._groups:
+            is_top = group is self._groups[-1]
+            width = width_of([part for part, _ in group])
+            whole = run.outputs if is_top else cupy.empty((*xs.shape[:2], width), xs.dtype)
+            for part, sequence in group:
                 own = replace(
                     run,
                     xs=xs,
-                    states=run.states[only],
-                    outputs=half,
-                    finals=run.finals[only],
-                    reset_to=None if run.reset_to is None else run.reset_to[only],
-                    reverse=d == 1,
+                    states=run.states[part.which],
+                    outputs=whole[:, :, part.columns],
+                    finals=run.finals[part.which],
+                    reset_to=None if run.reset_to is None else run.reset_to[part.which],
+                    reverse=run.reverse or part.backward,
                     repeats=run.repeats and is_top,
+                    cells=None if run.cells is None else run.cells[part.which],
                 )
-                self._parts[k + d].run(engines[only], own, marks)
+                sequence.run(engines[part.which], own, marks)
             xs = whole

@@ -29,6 +29,7 @@ class Form:
         reset_rows: the number of rows of the states that rows are reset to; 0 for zeros.
         reverse: whether the steps run from the last to the first.
         repeats: whether the outputs of idle rows repeat the last ones, instead of being zeros.
+        cells: whether to keep every state.
     """
 
     B: int
@@ -36,6 +37,7 @@ class Form:
     reset_rows: int = 0
     reverse: bool = False
     repeats: bool = False
+    cells: bool = False
 
     def order(self, steps: range) -> range:
         """Return steps in the order of the direction."""
@@ -56,6 +58,7 @@ class LayerBuffers:
         flags: (S, B) flags of kernels/flags.cuh, or None.
         last: (B, P), which idle rows repeat in the first step; None for zeros in all steps.
         residual: whether x is added to the outputs.
+        cells: every state, h (S, B, P) and c (S, B, N), or None.
     """
 
     xs: Any
@@ -63,6 +66,7 @@ class LayerBuffers:
     flags: Any
     last: Any
     residual: bool
+    cells: LSTMState | None = None
 
     def last_of(self, form: Form, t: int, first: int) -> Any:
         """Return what idle rows repeat in step t, if the first step is `first`; None for zeros."""
@@ -103,6 +107,13 @@ class LayerSteps:
         assert self._reset is not None
         copy_rows(self._reset.h, state.h)
         copy_rows(self._reset.c, state.c)
+
+    def _queue_cells(self, t: int, h: Any) -> None:
+        """Queue copies of h and c after step t, if every state is kept."""
+        cells = self._buffers.cells
+        if cells is not None:
+            copy_rows(cells.h[t], h)
+            copy_rows(cells.c[t], self.state.c)
 
     def queue_reset(self) -> None:
         """Queue what the weights make of the state that rows are reset to, on the current stream, as `queue` does."""

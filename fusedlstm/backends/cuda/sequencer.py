@@ -10,6 +10,7 @@ import cupy
 import numpy as np
 
 from fusedlstm.backends.cuda.chunked_sequence import kernels_of
+from fusedlstm.backends.cuda.groups import groups_of, width_of
 from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.graphs import captured
 from fusedlstm.backends.cuda.runtime.streams import Turns, check_not_captured, is_captured
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import Empty
     from fusedlstm.backends.cuda.cell import CudaCell
+    from fusedlstm.backends.cuda.groups import Part
     from fusedlstm.backends.sequence_run import SequencerForm
     from fusedlstm.stacked import StackedWeights
 
@@ -32,9 +34,9 @@ if TYPE_CHECKING:
 class CudaSequencer:
     """See `fusedlstm.backends.base.SequencerEngine`.
 
-    With one direction, all layers are one StaticSequence. With two, each layer and direction is one. On a stream that
-    the caller captures, calls only queue their kernels. They neither wait for earlier calls nor make later ones wait,
-    as nobody knows when the caller's graph will run.
+    Each part of `groups.py` is one StaticSequence. On a stream that the caller captures, calls only queue their
+    kernels. They neither wait for earlier calls nor make later ones wait, as nobody knows when the caller's graph will
+    run.
 
     Args:
         index: the GPU, which is the current one.
@@ -56,9 +58,10 @@ class CudaSequencer:
             copies = [LSTMState(h=each.h.copy(), c=each.c.copy()) for each in form.reset_to]
             self._resets = even_rows(copies, form.B)
         self._parts: list[StaticSequence] = []
+        self._flags: dict[bool, Any] = {}  # by whether the direction is backward
         with contextlib.ExitStack() as scope:
             scope.callback(_close, self._parts)
-            xs, outputs = self._make_both(weights) if weights.bidirectional else self._make_one(weights)
+            xs, outputs = self._make(weights)
             self._states = tuple(state for part in self._parts for state in part.states)
             for part in self._parts:
                 part.prepare(form.T)
@@ -76,46 +79,47 @@ class CudaSequencer:
         weakref.finalize(self, self._turns.keep_until_done, held).atexit = False
         weakref.finalize(self, _close, self._parts).atexit = False
 
-    def _make_one(self, weights: StackedWeights) -> tuple[Any, Any]:
-        """Make the only direction, and return its inputs and outputs."""
-        self._add(slice(None), weights.residual, reverse=self._form.reverse, repeats=self._form.repeats)
-        return self._parts[0].xs, self._parts[0].outputs
+    def _make(self, weights: StackedWeights) -> tuple[Any, Any]:
+        """Make the StaticSequence of each part, and return the inputs and outputs of all.
 
-    def _make_both(self, weights: StackedWeights) -> tuple[Any, Any]:
-        """Make both directions of each layer, and return the inputs and outputs of all.
-
-        Each layer has one array of outputs, of which both directions write a half and which the next layer reads.
+        The parts of a group read the same inputs, and write to one array, which the next group reads.
         """
-        T, B, layers = self._form.T, self._form.B, weights.layers
-        flags: list[Any] = [None, None]
-        xs: Any = None
+        form, groups = self._form, groups_of(weights)
         first: Any = None
-        for k in range(0, len(layers), 2):
-            P, width = layers[k].output_size, layers[k].output_size + layers[k + 1].output_size
-            whole, repeats = rows((T, B, width), weights.dtype), self._form.repeats and k + 2 == len(layers)
-            for d, half in enumerate((whole[:, :, :P], whole[:, :, P:])):
-                only, shared = slice(k + d, k + d + 1), {"xs": xs, "flags": flags[d], "outputs": half}
-                part = self._add(only, weights.residual[k // 2 :][:1], reverse=d == 1, repeats=repeats, **shared)
-                xs, flags[d] = part.xs, part.flags
+        xs: Any = None
+        for group in groups:
+            repeats = form.repeats and group is groups[-1]
+            whole = rows((form.T, form.B, width_of(group)), weights.dtype)
+            for part in group:
+                made = self._add(part, xs, whole[:, :, part.columns], repeats=repeats)
+                xs = made.xs
             first, xs = xs if first is None else first, whole
         return first, xs
 
-    def _add(
-        self, which: slice, residual: Sequence[bool], *, reverse: bool, repeats: bool, **shared: Any
-    ) -> StaticSequence:
-        """Make the StaticSequence of some layers in one direction."""
-        form = self._form
+    def _add(self, part: Part, xs: Any, outputs: Any, *, repeats: bool) -> StaticSequence:
+        """Make the StaticSequence of a part. All parts of one direction have the same flags."""
+        form, reverse = self._form, self._form.reverse or part.backward
         reset_rows = 0 if self._resets is None else len(self._resets[0].h)
         launches = Form(form.B, self._marks.any, reset_rows, reverse, repeats and self._marks.any)
-        part = StaticSequence(self._engines[which], residual, self.kernels[which], form.T, launches, **shared)
-        self._parts.append(part)
-        return part
+        made = StaticSequence(
+            self._engines[part.which],
+            part.residual,
+            self.kernels[part.which],
+            form.T,
+            launches,
+            xs=xs,
+            flags=self._flags.get(reverse),
+            outputs=outputs,
+        )
+        self._parts.append(made)
+        if made.flags is not None:
+            self._flags[reverse] = made.flags
+        return made
 
     def _queue(self) -> None:
         """Queue a run on the current stream. It doesn't allocate or wait, so it can be captured."""
-        for d, part in enumerate(self._parts[:2]):  # later layers have the same flags
-            if part.flags is not None:
-                self._marks.queue_flags(part.flags, 0, reverse=self._form.reverse or d == 1)
+        for reverse, flags in self._flags.items():
+            self._marks.queue_flags(flags, 0, reverse=reverse)
         done = 0
         for part in self._parts:
             stop = done + len(part.states)

@@ -13,13 +13,13 @@ from fusedlstm.backends.cuda.product_steps import ProductSteps
 from fusedlstm.backends.cuda.runtime.strides import copy_rows
 from fusedlstm.backends.cuda.scan_steps import ScanSteps
 from fusedlstm.backends.cuda.sequence_form import LayerBuffers, Workspace, rows
+from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusedlstm.backends.cuda.cell import CudaCell
     from fusedlstm.backends.cuda.sequence_form import Form, LayerSteps
-    from fusedlstm.state import LSTMState
 
 # The most bytes of gates that one product computes from x, so that they stay in a GPU's L2.
 _MOST_GATES = 16 << 20
@@ -27,11 +27,15 @@ _MOST_GATES = 16 << 20
 _MOST_BUFFERS = 32 << 20
 
 
-def steps_that_fit(engines: Sequence[CudaCell], B: int) -> int:
-    """Return how many steps of B rows fit in _MOST_BUFFERS, or 1."""
+def steps_that_fit(engines: Sequence[CudaCell], form: Form) -> int:
+    """Return how many steps fit in _MOST_BUFFERS, or 1."""
     first = engines[0].weights
-    columns = first.I + sum(engine.weights.P for engine in engines)
-    return max(1, _MOST_BUFFERS // (columns * B * first.dtype.itemsize))
+    outputs = sum(engine.weights.P for engine in engines)
+    nbytes = (first.I + outputs) * first.dtype.itemsize
+    if form.cells:
+        nbytes += outputs * first.dtype.itemsize
+        nbytes += sum(engine.weights.N for engine in engines) * first.gates_dtype.itemsize
+    return max(1, _MOST_BUFFERS // (nbytes * form.B))
 
 
 class StaticSequence:
@@ -52,6 +56,7 @@ class StaticSequence:
         flags: (S, B), flags of kernels/flags.cuh that `sequence_kernels.flags_launch` writes; or None.
         outputs: (S, B, width), the top layer's.
         states: the state of each layer before the next steps, and after the last.
+        cells: the state of each layer after every step, h (S, B, P) and c (S, B, N), if the form asks for it.
     """
 
     def __init__(
@@ -73,18 +78,28 @@ class StaticSequence:
         self._last = rows((B, engines[top].weights.P), first.dtype) if form.repeats and form.has_flags else None
         self._gates = self._gates_for(engines, kernels, S, B)
         self._layers: list[LayerSteps] = []
+        self.cells: list[LSTMState] = []
         with contextlib.ExitStack() as scope:
             scope.callback(self.close)
             for k, (engine, kernel) in enumerate(zip(engines, kernels, strict=True)):
                 own = outputs if k == top else None
                 ys = rows((S, B, engine.weights.P), first.dtype) if own is None else own
                 last = self._last if k == top else None
-                buffers = LayerBuffers(below, ys, self.flags, last, residual[k])
+                buffers = LayerBuffers(below, ys, self.flags, last, residual[k], self._cells_of(engine, S))
                 self._layers.append(self._layer(engine, kernel, buffers))
                 below = ys
             scope.pop_all()
         self.outputs = below
         self.states = tuple(layer.state for layer in self._layers)
+
+    def _cells_of(self, engine: CudaCell, S: int) -> LSTMState | None:
+        """Return memory for every state of a layer, if the form asks for it."""
+        if not self._form.cells:
+            return None
+        weights, shape = engine.weights, (S, self._form.B)
+        made = LSTMState(h=rows((*shape, weights.P), weights.dtype), c=rows((*shape, weights.N), weights.gates_dtype))
+        self.cells.append(made)
+        return made
 
     def _gates_for(self, engines: Sequence[CudaCell], kernels: Sequence[str], S: int, B: int) -> Any:
         """Return memory for x's part of the gates, which layers share; None if all kernels multiply x."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+import itertools
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -13,9 +14,13 @@ from fusedlstm.backends.numpy.matmul import Product
 from fusedlstm.backends.numpy.resets import reset_state
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.backends.numpy.cell import NumpyCell
     from fusedlstm.backends.numpy.resets import Reset
+
+    _Outs: TypeAlias = Iterator[NumpyArray]
 
 # The most elements of gates that one product computes from x.
 _CHUNK = 1 << 17
@@ -81,25 +86,40 @@ class CellSequence:
         finally:
             scratch.give_back(workspace)
 
-    def run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
-        """Take the steps xs (T, B, I) without resets. Write every h to ys (T, B, P) and the last c to c_out."""
+    def run_steps(
+        self,
+        xs: NumpyArray,
+        h: NumpyArray,
+        c: NumpyArray,
+        ys: NumpyArray,
+        c_out: NumpyArray,
+        cs: NumpyArray | None = None,
+    ) -> None:
+        """Take the steps xs (T, B, I) without resets. Write every h to ys (T, B, P).
+
+        Every c goes to cs (T, B, N) or, without it, to c_out, which then has the last one.
+        """
         (T, B, _), c = xs.shape, np.asarray(c)
         at_once = self.steps_at_once(B)  # for the whole batch, so that a row's bits don't depend on its share
         work = self._run_steps if at_once == 1 else functools.partial(self._run_chunks, at_once)
 
         def run(part: slice) -> None:
-            quietly(work, xs[:, part], h[part], c[part], ys[:, part], c_out[part])
+            outs = itertools.repeat(c_out[part], T) if cs is None else cs[:, part]
+            quietly(work, xs[:, part], h[part], c[part], ys[:, part], iter(outs))
 
         threads.share_out(run, self._cell.shares(B, T))
 
-    def _run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray) -> None:
-        """Take the steps in the calling thread, with x and h in one product. Call it through `quietly`."""
-        for x, y in zip(xs, ys, strict=True):
+    def _run_steps(self, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, outs: _Outs) -> None:
+        """Take the steps in the calling thread, with x and h in one product. Call it through `quietly`.
+
+        `outs` gives the array for each next c.
+        """
+        for x, y, c_out in zip(xs, ys, outs, strict=True):
             self._cell.run_here(x, h, c, y, c_out, None, None)
             h, c = y, c_out
 
     def _run_chunks(
-        self, at_once: int, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, c_out: NumpyArray
+        self, at_once: int, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, outs: _Outs
     ) -> None:
         """Do the work of `_run_steps`, with one product for the x of `at_once` steps."""
         cell = self._cell
@@ -111,6 +131,7 @@ class CellSequence:
             for start in range(0, len(xs), at_once):
                 part = slice(start, start + at_once)
                 for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
+                    c_out = next(outs)
                     buffers.h[...] = h  # as few calls as possible: with one row, Python takes much of the time
                     product.run(weight)
                     np.add(z, gates, z)

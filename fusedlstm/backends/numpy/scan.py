@@ -11,7 +11,6 @@ from fusedlstm.backends.numpy.resets import select_rows
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.backends.numpy.cell import NumpyCell
-    from fusedlstm.backends.numpy.cell_sequence import CellSequence
     from fusedlstm.backends.numpy.timeline import Timeline
     from fusedlstm.state import LSTMState
 
@@ -24,6 +23,7 @@ def scan(
     reset_to: LSTMState | None,
     ys: NumpyArray,
     final: LSTMState,
+    cs: NumpyArray | None = None,
 ) -> None:
     """Step one layer through a sequence.
 
@@ -38,10 +38,11 @@ def scan(
         reset_to: a state of one row or of B; None for zeros.
         ys: (T, B, P), contiguous. Every h is written to it. Idle rows repeat their last h.
         final: the state after the last step is written to it.
+        cs: (T, B, N), contiguous. Every c is written to it. Idle rows repeat their last c. None if nobody wants it.
     """
     T, B, _ = xs.shape
     h, c = state.h, state.c
-    cs = [final.c] if timeline.idle is None else [final.c, np.empty_like(final.c)]
+    buffers = [final.c] if timeline.idle is None else [final.c, np.empty_like(final.c)]
     if B and T:
         reset = None if reset_to is None else engine.prepare_reset(reset_to.h, reset_to.c)
         sequence = engine.sequence
@@ -51,11 +52,15 @@ def scan(
             start, stop = min(steps), max(steps) + 1
             part = xs[start:stop]
             if plain:
-                h, c = _run_steps(sequence, part[:: steps.step], h, c, ys[start:stop][:: steps.step], cs)
+                order, c_next = slice(None, None, steps.step), _other(buffers, c)
+                own = None if cs is None else cs[start:stop][order]
+                sequence.run_steps(part[order], h, c, ys[start:stop][order], c_next, own)
+                h, c = ys[steps[-1]], c_next if cs is None else cs[steps[-1]]
                 continue
             inputs = part if at_once == 1 else sequence.input_gates(part)
             for t in steps:
-                h_next, c_next = ys[t], _other(cs, c)  # update c in place unless the old c is still needed
+                # Without cs, c is updated in place unless the old one is still needed.
+                h_next, c_next = ys[t], _other(buffers, c) if cs is None else cs[t]
                 step(inputs[t - start], h, c, h_next, c_next, timeline.resets_at(t), reset)
                 if timeline.idle is not None and timeline.idling[t]:
                     select_rows(h_next, timeline.idle[t], h)
@@ -66,18 +71,9 @@ def scan(
         final.c[...] = c
 
 
-def _run_steps(
-    sequence: CellSequence, xs: NumpyArray, h: NumpyArray, c: NumpyArray, ys: NumpyArray, cs: list[NumpyArray]
-) -> tuple[NumpyArray, NumpyArray]:
-    """Take steps without resets, and return the last h and c."""
-    c_next = _other(cs, c)
-    sequence.run_steps(xs, h, c, ys, c_next)
-    return ys[-1], c_next
-
-
-def _other(cs: list[NumpyArray], c: NumpyArray) -> NumpyArray:
-    """Return the array of `cs` that isn't c, or the only one."""
-    return cs[-1] if c is cs[0] else cs[0]
+def _other(buffers: list[NumpyArray], c: NumpyArray) -> NumpyArray:
+    """Return the buffer that isn't c, or the only one."""
+    return buffers[-1] if c is buffers[0] else buffers[0]
 
 
 def clear_idle(ys: NumpyArray, timeline: Timeline) -> None:

@@ -29,11 +29,8 @@ class NumpySequence(SequenceEngine):
     """
 
     def __init__(self, weights: StackedWeights) -> None:
-        self._residual, self._bidirectional = weights.residual, weights.bidirectional
-        self._widths = [
-            sum(layer.output_size for layer in weights.layers[k : k + weights.num_directions])
-            for k in range(0, len(weights.layers), weights.num_directions)
-        ]
+        self._residual, self._slices, self._backward = weights.residual, weights.slices, weights.backward
+        self._widths = [sum(layer.output_size for layer in weights.layers[which]) for which in weights.slices]
 
     def run(self, engines: Sequence[NumpyCell], run: SequenceRun) -> None:
         engines[0].quietly(self._run, engines, run)  # all engines have the same number of threads
@@ -42,16 +39,16 @@ class NumpySequence(SequenceEngine):
         return ("numpy",) * len(engines)
 
     def _run(self, engines: Sequence[NumpyCell], run: SequenceRun) -> None:
-        directions = timelines(run, bidirectional=self._bidirectional)
-        (T, B, _), xs, k, top = run.xs.shape, run.xs, 0, len(self._widths) - 1
-        for layer, width in enumerate(self._widths):
+        found = timelines(run, self._backward)
+        (T, B, _), xs, top = run.xs.shape, run.xs, len(self._widths) - 1
+        for layer, (width, which) in enumerate(zip(self._widths, self._slices, strict=True)):
             whole = run.outputs if layer == top else empty((T, B, width), run.outputs.dtype)
             start = 0
-            for timeline in directions:
+            for k in range(which.start, which.stop):
                 stop = start + engines[k].sizes[2]
                 part = whole if stop - start == width else whole[:, :, start:stop]
-                self._run_direction(engines[k], layer, k, xs, timeline, run, part)
-                start, k = stop, k + 1
+                self._run_direction(engines[k], layer, k, xs, found[k], run, part)
+                start = stop
             xs = whole
 
     def _run_direction(
@@ -65,11 +62,21 @@ class NumpySequence(SequenceEngine):
         outputs: NumpyArray,
     ) -> None:
         """Run a direction of a layer, number k of all, and write its outputs."""
-        ys = outputs if outputs.flags.c_contiguous else empty(outputs.shape, outputs.dtype)
-        scan(engine, xs, run.states[k], timeline, None if run.reset_to is None else run.reset_to[k], ys, run.finals[k])
+        ys, cs = _contiguous(outputs), None if run.cells is None else _contiguous(run.cells[k].c)
+        reset_to = None if run.reset_to is None else run.reset_to[k]
+        scan(engine, xs, run.states[k], timeline, reset_to, ys, run.finals[k], cs)
+        if run.cells is not None:
+            run.cells[k].h[...] = ys
+            if cs is not run.cells[k].c:
+                run.cells[k].c[...] = cs
         if self._residual[layer]:
             np.add(ys, xs, out=ys)
         if layer == len(self._widths) - 1:
             (repeat_in_idle if run.repeats else clear_idle)(ys, timeline)
         if ys is not outputs:
             outputs[...] = ys
+
+
+def _contiguous(array: NumpyArray) -> NumpyArray:
+    """Return an array to write, or a new one in its place if it isn't contiguous."""
+    return array if array.flags.c_contiguous else empty(array.shape, array.dtype)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.backends.sequence_run import SequenceRun
@@ -50,14 +50,17 @@ class Timeline:
         return None if self.resets is None or not self.resetting[t] else self.resets[t]
 
 
-def timelines(run: SequenceRun, *, bidirectional: bool) -> list[Timeline]:
-    """Return the timeline of each direction of a call."""
+def timelines(run: SequenceRun, backward: Sequence[bool]) -> list[Timeline]:
+    """Return the timeline of each layer and direction of a call. `backward` says which of them read backward."""
     T, active = len(run.xs), _active(run)
-    found = [] if run.reverse else [_timeline(range(T), run.is_first, active)]
-    if run.reverse or bidirectional:
+    ways = [run.reverse or each for each in backward]
+    of_way = {}
+    if False in ways:
+        of_way[False] = _timeline(range(T), run.is_first, active)
+    if True in ways:
         resets = None if run.is_first is None else _resets_backward(run.is_first, active)
-        found.append(_timeline(range(T)[::-1], resets, active))
-    return found
+        of_way[True] = _timeline(range(T)[::-1], resets, active)
+    return [of_way[way] for way in ways]
 
 
 def _active(run: SequenceRun) -> NumpyArray | None:

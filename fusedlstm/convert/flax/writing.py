@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fusedlstm.convert.flax.layouts import LAYOUTS
 from fusedlstm.convert.flax.tree import DIRECTIONS
 from fusedlstm.convert.trees import unflatten
-from fusedlstm.convert.writing import refuse, write
+from fusedlstm.convert.writing import refuse, refuse_directions, write
 from fusedlstm.validation.arguments import check_choice, fail
 from fusedlstm.validation.weights import check_weights
 from fusedlstm.weights import LSTMWeights
@@ -30,7 +30,7 @@ def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[s
     Raises:
         TypeError: `weights` is neither an LSTMWeights nor a StackedWeights.
         ValueError: these cells or their parameters can't represent the weights: peepholes, a projection, a clip, other
-            functions, a coupled gate, zoneout, residual layers, several layers.
+            functions, a coupled gate, zoneout, residual layers, several layers, a backward layer.
     """
     check_choice("api", api, tuple(_APIS))
     check_weights(weights)
@@ -41,6 +41,7 @@ def to_flax(weights: LSTMWeights | StackedWeights, api: str = "linen") -> dict[s
     if weights.num_layers > 1:
         hint = "The model chooses the layers' names, so convert each layer by itself"
         fail(ValueError, "weights", "one layer", f"{weights.num_layers} of them", hint)
+    refuse_directions(weights, "a Flax RNN's parameters")
     rnns = [{"cell": _cell(cell, api)} for cell in weights.layers]
     return dict(zip(DIRECTIONS, rnns, strict=True)) if weights.bidirectional else rnns[0]
 

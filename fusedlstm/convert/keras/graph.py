@@ -241,7 +241,7 @@ def _check_masks(root: Node, below: Found, layer: Found, source: Source, place: 
         if call.mask != other.mask or source.place.around != place.around:
             _refuse(below, layer, "outputs with another mask")
         return
-    if not _may_mask(root):
+    if not may_mask(root):
         return
     dropping = [node for node in source.through if not _keeps_masks(node)]
     has_states = layer.node.version.major != 2 and (call.states or other.states)  # with states, Keras 3 drops masks
@@ -254,7 +254,7 @@ def _keeps_masks(node: Node) -> bool:
     return node.base != "TimeDistributed" and not (node.base == "Identity" and node.version.major != 3)
 
 
-def _may_mask(root: Node) -> bool:
+def may_mask(root: Node) -> bool:
     """Return whether any layer of a model may make a mask."""
     for node in root.nodes():
         if node.module or node.base in ("Masking", "Lambda") or node.options.get("mask_zero"):

@@ -6,11 +6,11 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm import log
+from fusedlstm import directions, log
 from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.keras.arrays import NAMES, arrays_of
 from fusedlstm.convert.keras.functions import function_of
-from fusedlstm.convert.keras.graph import check_calls, check_follows, policy_of
+from fusedlstm.convert.keras.graph import check_calls, check_follows, may_mask, policy_of
 from fusedlstm.convert.keras.nodes import CELLS, LAYERS, Found, Node
 from fusedlstm.convert.keras.options import check_options
 from fusedlstm.functions import check_function
@@ -65,22 +65,20 @@ def weights_of(root: Node, several: Sequence[Found], given: Given) -> LSTMWeight
         return _cell(found.node, found.name, given)
     layer = _KerasLayer(found, given)
     check_calls(root, found, separate=given.separate)
-    _warn(layer, "go_backwards", "use LSTM(weights)(xs, reverse=True). Unlike Keras, it doesn't reverse the outputs")
+    ways = _directions_of([layer])
     _warn(layer, "time_major", "inputs are (T, B, I), so don't give LSTM batch_first=True")
     _warn(layer, "stateful", "its state is not in the weights: keep it, and give it to the next call")
-    return StackedWeights([each for both in layer.layers for each in both], bidirectional=layer.bidirectional)
+    return StackedWeights([each for both in layer.layers for each in both], directions=ways)
 
 
 def _stack_of(root: Node, several: Sequence[Found], given: Given) -> StackedWeights:
     """Return the weights of layers, each of which reads the outputs of the one before."""
     layers = [_KerasLayer(found, given) for found in several]
     for below, layer in zip([None, *layers[:-1]], layers, strict=True):
-        if layer.bidirectional != layers[0].bidirectional:
-            got = f"{layers[0].name!r} and {layer.name!r}"
-            fail(ValueError, "name", "layers of which all or none are Bidirectional", got)
-        if layer.options.get("go_backwards"):
-            hint = "Its outputs are in reversed order: convert it alone"
-            fail(ValueError, f"{layer.name}.go_backwards", "False in one of several layers", "True", hint)
+        if below is not None and below.turns and may_mask(root):
+            why = "False in a layer under others in a model that may mask steps"
+            hint = "Keras reverses the outputs, but not the mask"
+            fail(ValueError, f"{below.name}.go_backwards", why, "True", hint)
         if bool(layer.options.get("time_major")) != bool(layers[0].options.get("time_major")):
             fail(ValueError, f"{layer.name}.time_major", f"that of {layers[0].name!r}", "a different one")
         if below is not None and not below.options.get("return_sequences", root.kind == WEIGHTS):
@@ -90,8 +88,28 @@ def _stack_of(root: Node, several: Sequence[Found], given: Given) -> StackedWeig
     for layer in layers:
         _warn(layer, "stateful", "its state is not in the weights: keep it, and give it to the next call")
     _warn(layers[0], "time_major", "inputs are (T, B, I), so don't give LSTM batch_first=True")
-    directions = [each for layer in layers for both in layer.layers for each in both]
-    return StackedWeights(directions, bidirectional=layers[0].bidirectional)
+    weights = [each for layer in layers for both in layer.layers for each in both]
+    return StackedWeights(weights, directions=_directions_of(layers))
+
+
+def _directions_of(layers: Sequence[_KerasLayer]) -> list[str]:
+    """Return the direction of each of our layers, in the order of the inputs' steps. Log if the outputs have another.
+
+    A layer with go_backwards=True returns its outputs in the order in which it steps.
+    """
+    turned, found = False, []
+    for layer in layers:
+        turned ^= layer.turns
+        if turned and layer.bidirectional:
+            why = "a layer that reads the steps in the inputs' order"
+            fail(ValueError, layer.name, why, "a Bidirectional over an odd number of layers with go_backwards=True")
+        direction = directions.BOTH if layer.bidirectional else directions.BACKWARD if turned else directions.FORWARD
+        found += [direction] * len(layer.layers)
+    if turned:
+        log.warning(
+            "%s returns its outputs in reversed order: ours belong to the inputs at their index", layers[-1].name
+        )
+    return found
 
 
 def _check_order(root: Node, several: Sequence[Found], given: Given) -> None:
@@ -116,6 +134,7 @@ class _KerasLayer:
 
     Attributes:
         layers: for each of ours, the weights of its one or two directions.
+        turns: whether it reads the steps backward, and returns its outputs in that order.
         options: the layer's options; for a Bidirectional, its forward layer's.
     """
 
@@ -132,6 +151,7 @@ class _KerasLayer:
         else:
             self.options = node.options
             self.layers = [(weights,) for weights in _cells(node, self.name, given)]
+        self.turns = not self.bidirectional and bool(self.options.get("go_backwards"))
 
     def _directions(self, node: Node) -> tuple[Node, Node]:
         forward, backward = node.part("forward_layer"), node.part("backward_layer")

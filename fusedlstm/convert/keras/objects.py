@@ -18,6 +18,7 @@ from fusedlstm.convert.keras.layouts import LAYOUTS
 from fusedlstm.convert.keras.nodes import choose, vouch
 from fusedlstm.convert.keras.trees import root_of
 from fusedlstm.convert.writing import refuse, write
+from fusedlstm.directions import BOTH, FORWARD
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.validation.arguments import describe_type, fail
 from fusedlstm.validation.weights import check_weights
@@ -42,10 +43,15 @@ def from_keras(
 
     Inputs of Keras's layers are (B, T, I): use LSTM(weights, batch_first=True). Pass a mask as `mask=`, with
     masked_outputs="last", or "zero" for a layer with zero_output_for_mask=True or in a Bidirectional that
-    returns sequences. For a layer with go_backwards=True, use LSTM(...)(xs, reverse=True). Keras returns such outputs
-    in reversed order. The weights don't hold the state of a stateful layer. The log warns about both. Dropout, seeds
+    returns sequences. The weights don't hold the state of a stateful layer, and the log warns about it. Dropout, seeds
     and regularizers don't affect a step. Unknown options raise, and so do constants as initial_state, and training=True
     with dropout.
+
+    A layer with go_backwards=True reads its input backward, and returns its outputs in the order in which it steps. So
+    the layers above it get the steps in reversed order, until another such layer. Each of our layers gets the direction
+    in which it reads the original steps. If Keras's last outputs are reversed, the log warns: ours belong to the inputs
+    at the same index. A Bidirectional must not read reversed steps. If a mask may reach such a layer that is not the
+    last one, it raises, because Keras doesn't reverse the mask.
 
     Several layers are a stack only if each one reads the outputs of the one before in the model's graph. Layers that
     return their input at inference may be in between: Dropout, SpatialDropout1D, GaussianNoise, GaussianDropout,
@@ -124,11 +130,8 @@ def _of_arrays(source: Sequence[Any], given: Given) -> LSTMWeights | StackedWeig
             return directions[0]
         return StackedWeights(directions, bidirectional=True)
     layers = [_directions(f"source[{k}]", arrays, given) for k, arrays in enumerate(source)]
-    for k, layer in enumerate(layers):
-        if len(layer) != len(layers[0]):
-            got = f"{len(layers[0])} in source[0] and {len(layer)} in source[{k}]"
-            fail(ValueError, "source", "arrays of the same number of directions in each layer", got)
-    return StackedWeights([each for layer in layers for each in layer], bidirectional=len(layers[0]) == 2)
+    ways = [BOTH if len(layer) == 2 else FORWARD for layer in layers]
+    return StackedWeights([each for layer in layers for each in layer], directions=ways)
 
 
 def _directions(name: str, source: Sequence[Any], given: Given) -> list[LSTMWeights]:
@@ -165,7 +168,10 @@ def _dimensions(cells: Sequence[Sequence[Any]]) -> list[int]:
 def to_keras(weights: LSTMWeights | StackedWeights) -> list[Any]:
     """Convert weights to the arrays for set_weights of a Keras layer. `from_keras` converts them back.
 
-    The arrays don't hold functions. Make the layer with the weights' activation as `activation=` and gate_activation as
+    The arrays don't hold functions, nor whether a layer of one direction reads backward. Such a layer has
+    go_backwards=True in Keras, and returns its outputs in reversed order.
+
+    Make the layer with the weights' activation as `activation=` and gate_activation as
     `recurrent_activation=`, and with use_bias=False if the weights have no bias. Keras 3's hard_sigmoid is
     ("hard_sigmoid", 1/6, 0.5).
 
@@ -184,9 +190,8 @@ def to_keras(weights: LSTMWeights | StackedWeights) -> list[Any]:
         return _arrays_for("weights", weights)
     if any(weights.residual):
         fail(ValueError, "residual", "False, as Keras's LSTM supports nothing else", str(weights.residual))
-    D = weights.num_directions
     directions = [_arrays_for(f"layers[{k}]", each) for k, each in enumerate(weights.layers)]
-    layers = [[array for arrays in directions[k : k + D] for array in arrays] for k in range(0, len(directions), D)]
+    layers = [[array for arrays in directions[which] for array in arrays] for which in weights.slices]
     return layers if len(layers) > 1 else layers[0]
 
 

@@ -31,6 +31,7 @@ _HOLDERS = {
     "float32": ("float32", "float64"),
     "float64": ("float64",),
 }
+_BEFORE_ALL = -(1 << 31)  # where a slice with step -1 ends that has the first element, too
 _OPSET_OF_INFERENCE = 7  # before it, Dropout is in training mode unless is_test is set
 
 
@@ -49,6 +50,7 @@ class Flow:
         dtype: the dtype that it is cast to.
         sizes: the known sizes of axes.
         part: its only direction; None if it has all.
+        turned: whether the steps are in reversed order.
     """
 
     lower: LSTM
@@ -57,6 +59,7 @@ class Flow:
     dtype: str
     sizes: tuple[tuple[str, Dim], ...]
     part: int | None = None
+    turned: bool = False
 
     def size(self, axis: str) -> Dim:
         """Return the size of an axis."""
@@ -255,6 +258,8 @@ def _slice(move: Move) -> Flow:
     if starts is None or ends is None or len(starts) != 1:
         raise move.broken("which slices several axes")
     (axis,) = [0] if axes is None else axes
+    if move.flow.axes[axis] == "T" and (starts, steps) == ([-1], [-1]) and ends[0] <= _BEFORE_ALL:
+        return replace(move.flow, turned=not move.flow.turned)
     chosen = range(2)[slice(starts[0], ends[0], *(steps or [1]))]
     if not move.is_of_directions(axis) or len(chosen) != 1:
         raise move.broken("which splits an axis other than that of directions")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fusedlstm.convert.onnx.graph import Node, Scope, Value
     from fusedlstm.convert.onnx.node import LSTM
 
+_LENGTHS = 4  # of a node's inputs: sequence_lens
 _MOST_BETWEEN = 30  # operators between two layers; exporters stay below five
 
 
@@ -32,10 +33,12 @@ class Below:
 
     Attributes:
         lowers: the LSTM nodes whose Y it reads; several if they are in branches of an If.
+        turned: whether it reads the steps of Y in reversed order.
         why: what it reads instead; "" if it reads an LSTM's Y.
     """
 
     lowers: tuple[LSTM, ...] = ()
+    turned: bool = False
     why: str = ""
 
 
@@ -74,7 +77,8 @@ class Chains:
 
     def _looked_below(self, upper: LSTM) -> Below:
         try:
-            return Below(tuple(flow.lower for flow in self._read(upper)))
+            flows = self._read(upper)
+            return Below(tuple(flow.lower for flow in flows), flows[0].turned)
         except BrokenChainError as error:
             return Below(why=str(error))
 
@@ -94,6 +98,8 @@ class Chains:
         flows = self._followed(value, 0)
         for flow in flows:
             self._check(flow, upper)
+            if flow.turned != flows[0].turned:
+                raise BrokenChainError(f"the output of {flow.lower.label!r} in an order that depends on an If")
         return flows
 
     def _check(self, flow: Flow, upper: LSTM) -> None:
@@ -106,11 +112,11 @@ class Chains:
             raise BrokenChainError(f"{got} as ({', '.join(flow.axes)}), not as ({', '.join(wanted)})")
         if flow.dtype != flow.own:
             raise BrokenChainError(f"the output of {lower.label!r} in {flow.dtype}")
-        if lower.direction != upper.direction:
-            raise BrokenChainError(f"the output of {lower.label!r}, whose direction is {lower.direction}")
         self._check_context(lower, upper)
         if not self.lengths.are_alike(lower, upper):
             raise BrokenChainError(f"the output of {lower.label!r}, which has different sequence_lens")
+        if flow.turned and upper.node.value(_LENGTHS) is not None:
+            raise BrokenChainError(f"the output of {lower.label!r} in reversed order, padding included")
 
     @staticmethod
     def _check_context(lower: LSTM, upper: LSTM) -> None:

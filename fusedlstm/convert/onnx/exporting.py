@@ -11,6 +11,7 @@ from fusedlstm.convert.onnx import functions
 from fusedlstm.convert.onnx.layouts import LAYOUTS
 from fusedlstm.convert.onnx.source import METADATA, package
 from fusedlstm.convert.writing import refuse, write
+from fusedlstm.directions import BACKWARD, BOTH, FORWARD
 from fusedlstm.validation.arguments import check_size, fail
 from fusedlstm.validation.weights import as_layers
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 _PLACES = ("peephole", "activation", "output_activation", "gate_activation", "gate_clip", "coupled_gate")
+_DIRECTIONS = {FORWARD: "forward", BACKWARD: "reverse", BOTH: "bidirectional"}
 _LEAST_OPSET, _LEAST_OF_BFLOAT16 = 7, 22
 _DATA_TYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}  # TensorProto.DataType
 _REASONS = {
@@ -35,8 +37,8 @@ _REASONS = {
 def to_onnx(weights: StackedWeights | LSTMWeights, *, opset: int = 22) -> Proto:
     """Convert weights to an ONNX model that computes the same. `from_onnx` converts it back bit for bit.
 
-    Its inputs and outputs have the weights' dtype, and symbolic T and B. With D directions, and for layers
-    k = 0, 1, ..., they are:
+    Its inputs and outputs have the weights' dtype, and symbolic T and B. For layers k = 0, 1, ... of D directions each,
+    they are:
 
         X (T, B, I)
         initial_h_k, initial_c_k (D, B, N)      the state before
@@ -66,24 +68,21 @@ def to_onnx(weights: StackedWeights | LSTMWeights, *, opset: int = 22) -> Proto:
     opset = check_size("opset", opset, least)
     _refuse_what_onnx_lacks(weights)
     helper = package().helper
-    D = weights.num_directions
-    layers = [weights.layers[k * D : (k + 1) * D] for k in range(weights.num_layers)]
-    parts = [_LayerNode(k, directions, "X" if k == 0 else f"X_{k}") for k, directions in enumerate(layers)]
+    parts = [_LayerNode(k, weights, "X" if k == 0 else f"X_{k}") for k in range(weights.num_layers)]
     outputs = [*(f"X_{k}" for k in range(1, len(parts))), "Y"]
-    last = parts[-1].N * D
     dtype = _DATA_TYPES[str(weights.dtype)]
 
     def value(name: str, *shape: int | str) -> Proto:
         return helper.make_tensor_value_info(name, dtype, shape)
 
     def states(*names: str) -> list[Proto]:
-        return [value(f"{name}_{part.k}", D, "B", part.N) for part in parts for name in names]
+        return [value(f"{name}_{part.k}", part.D, "B", part.N) for part in parts for name in names]
 
     graph = helper.make_graph(
         [node for part, output in zip(parts, outputs, strict=True) for node in part.nodes(output)],
         "fusedlstm",
         [value("X", "T", "B", weights.input_size), *states("initial_h", "initial_c")],
-        [value("Y", "T", "B", last), *states("Y_h", "Y_c")],
+        [value("Y", "T", "B", weights.output_size), *states("Y_h", "Y_c")],
         [tensor for part in parts for tensor in part.tensors()],
     )
     operators = [helper.make_opsetid("", opset)]
@@ -108,9 +107,10 @@ def _refuse_what_onnx_lacks(weights: StackedWeights) -> None:
                 _check_clip(layer.gate_clip)
         except ValueError as error:
             raise ValueError(f"layers[{index}]: {error}" if len(weights.layers) > 1 else str(error)) from None
-    if weights.bidirectional:
-        for k, pair in enumerate(zip(weights.layers[::2], weights.layers[1::2], strict=True)):
-            _check_alike(k, *pair)
+    for k, which in enumerate(weights.slices):
+        forward, *others = weights.layers[which]
+        for backward in others:
+            _check_alike(k, forward, backward)
 
 
 def _check_clip(clip: float) -> None:
@@ -135,9 +135,10 @@ def _check_alike(k: int, forward: LSTMWeights, backward: LSTMWeights) -> None:
 class _LayerNode:
     """One layer: its node, tensors, and the operators above it."""
 
-    def __init__(self, k: int, directions: Sequence[LSTMWeights], x: str) -> None:
-        self.k, self.directions, self.x, self.name = k, directions, x, f"lstm_{k}"
-        self.N, self.D = directions[0].hidden_size, len(directions)
+    def __init__(self, k: int, weights: StackedWeights, x: str) -> None:
+        self.k, self.direction, self.x, self.name = k, _DIRECTIONS[weights.directions[k]], x, f"lstm_{k}"
+        self.directions = weights.layers[weights.slices[k]]
+        self.N, self.D = self.directions[0].hidden_size, len(self.directions)
         self.arrays = self._arrays()
         self.attributes, self.noted = self._attributes()
 
@@ -161,8 +162,8 @@ class _LayerNode:
             attributes["activations"] = names
         if first.coupled_gate == "forget":
             attributes["input_forget"] = 1
-        if self.D == 2:
-            attributes["direction"] = "bidirectional"
+        if self.direction != "forward":
+            attributes["direction"] = self.direction
         return attributes, {name: values for name, values in numbers.items() if not _told(values, first.dtype)}
 
     def tensors(self) -> list[Proto]:

@@ -14,6 +14,7 @@ from fusedlstm.convert.onnx.initial import InitialStates
 from fusedlstm.convert.onnx.listing import describe
 from fusedlstm.convert.onnx.node import LSTM
 from fusedlstm.convert.onnx.units import Unit, as_units, why_not_on
+from fusedlstm.directions import BACKWARD, BOTH, FORWARD
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.files import blaming
 from fusedlstm.validation.arguments import describe_type, fail
@@ -109,13 +110,29 @@ class Found:
             why = why_not_on(upper, lower, self.chains)
             if why:
                 return why
+        for unit, turned in zip(units, self.turns(units), strict=True):
+            if turned and unit.named.num_directions == 2:
+                return f"{unit.named.label!r} reads both directions of a reversed sequence, so its halves are swapped"
         return ""
+
+    def turns(self, units: Sequence[Unit]) -> list[bool]:
+        """Return for each layer whether it reads the steps in an order that is reversed from that of the lowest one."""
+        turned, found = False, []
+        for k, unit in enumerate(units):
+            turned ^= k > 0 and self.chains.below(unit.named).turned
+            found.append(turned)
+        return found
+
+    def directions(self, units: Sequence[Unit]) -> list[str]:
+        """Return each layer's direction in the order of the lowest one's steps."""
+        turns = self.turns(units)
+        return [
+            BOTH if unit.named.num_directions == 2 else BACKWARD if is_reversed(unit, turned) else FORWARD
+            for unit, turned in zip(units, turns, strict=True)
+        ]
 
     def _refuse_names(self, units: Sequence[Unit], why: str) -> None:
         names = [unit.named.label for unit in units]
-        directions = {unit.named.direction for unit in units}
-        if len(directions) > 1:
-            fail(ValueError, "name", "layers with the same direction", ", ".join(sorted(directions)))
         with blaming(self.model.name):
             ordered = self._in_order(units)
         if ordered is not None:
@@ -166,6 +183,11 @@ class Found:
         count = len(self._labels())
         more = [f"{count - len(listed)} more"] if count > len(listed) else []
         return ", ".join([*map(str, listed), *more])
+
+
+def is_reversed(unit: Unit, turned: bool) -> bool:
+    """Return whether an LSTM of one direction reads backward, in an order that may be reversed itself."""
+    return (unit.named.direction == "reverse") != turned
 
 
 def _names(name: Any) -> tuple[str, ...] | None:

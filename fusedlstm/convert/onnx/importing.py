@@ -50,12 +50,15 @@ def from_onnx(
     and the operators with which exporters move axes: Transpose, Squeeze, Unsqueeze, Reshape, and Split or Slice and
     Concat of both directions. Nodes with equal weights in the two branches of an If are one LSTM, as only one runs.
 
+    A node with the direction "reverse" becomes a layer that reads backward. Between nodes without sequence_lens, a
+    Slice may also reverse all steps, as PyTorch's flip does. The directions are then those in the order of the first
+    node's X, and so is the order of our outputs. A bidirectional node must not read reversed steps.
+
     A model holds more than weights:
 
     - Constant initial states that are not zero would be lost, so they raise, unless `initial_state` is "separate". If
       states are inputs of the model, pass them at each call. If the model computes them, the log warns: pass them, too.
     - If sequence_lens is neither all steps nor an input, the log warns. Pass it at each call.
-    - If a node reads only in reverse, the log warns: use `LSTM.__call__` with reverse=True.
     - If a node has layout 1, the log warns: use LSTM(batch_first=True).
     - A row of length 0 ends with a state of zeros in onnxruntime (1.32, measured). Here it keeps its initial state.
 
@@ -73,7 +76,7 @@ def from_onnx(
             `state_from_onnx`.
 
     Returns:
-        A layer for each node; both directions of nodes that are bidirectional.
+        A layer for each node, in the node's direction.
 
     Raises:
         WeightsFileError: the model is damaged; it has no LSTM, or several that are not layers of one; weights are not
@@ -92,7 +95,7 @@ def from_onnx(
         if initial_state != _SEPARATE:
             _refuse_states(found, units)
         layers = [weights for unit in units for weights in unit.named.weights(found.constants)]
-        stacked = StackedWeights(layers, bidirectional=units[0].named.num_directions == 2)
+        stacked = StackedWeights(layers, directions=found.directions(units))
         _warn(found, units)
     return stacked
 
@@ -205,8 +208,6 @@ def _filled(part: Initial, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Nump
 def _warn(found: Found, units: Sequence[Unit]) -> None:
     """Log warnings about what weights don't record."""
     first = units[0].named
-    if first.direction == "reverse":
-        log.warning("the LSTM %r reads in reverse: use lstm(xs, reverse=True), which weights don't record", first.label)
     if first.batch_first:
         log.warning(
             "the LSTM %r has layout 1: use LSTM(weights, batch_first=True), which weights don't record", first.label

@@ -75,11 +75,14 @@ def why_not_on(upper: Unit, lower: Unit, chains: Chains) -> str:
             f"{upper.named.label!r} and {lower.named.label!r} are in two branches of an If and have different weights"
         )
     reached: dict[int, list[LSTM]] = {}
+    turned: set[bool] = set()
     own = {id(member) for member in lower.members}
     for member in upper.members:
         below = chains.below(member)
-        if below.why:
-            return f"{member.label!r} reads {below.why}"
+        turned.add(below.turned)
+        why = below.why or ("the steps in an order that depends on an If" if len(turned) > 1 else "")
+        if why:
+            return f"{member.label!r} reads {why}"
         for each in below.lowers:
             if id(each) not in own:
                 return f"{member.label!r} reads the output of the LSTM {each.label!r}"

@@ -45,6 +45,7 @@ def run(
     Keras 3 or tf_keras, whichever wrote the file, makes each layer with the functions that its config names. Then
     set_weights gives it the file's arrays. Keras doesn't load the file itself: its load_model runs programs in the file
     (those of Lambda layers in a .h5; tested with tf_keras 2.21), and allocates memory by sizes that the file claims.
+    Each layer gets the steps in the order in which it reads them.
 
     Args:
         source: the path of the file.
@@ -65,10 +66,13 @@ def run(
     with opened(source) as root:
         found = _found(root, name)
         layers = [_made(one, given, str(weights.dtype)) for one in found]
-    outputs, finals, ahead = np.swapaxes(xs, 0, 1), [], list(states)
+    outputs, finals, ahead, turned = np.swapaxes(xs, 0, 1), [], list(states), False
     for one, layer in zip(found, layers, strict=True):
         count = sum(1 for _ in one.node.cells())
-        outputs, final = _run_layer(layer, outputs, ahead[:count])
+        turned ^= bool(one.node.options.get("go_backwards"))
+        order = slice(None, None, -1 if turned else 1)
+        outputs, final = _run_layer(layer, np.ascontiguousarray(outputs[:, order]), ahead[:count])
+        outputs = outputs[:, order]
         finals += final
         ahead = ahead[count:]
     return np.swapaxes(outputs, 0, 1), finals

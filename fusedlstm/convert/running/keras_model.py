@@ -197,10 +197,10 @@ def _tapped(calls: Sequence[_Call], dtype: str) -> Tapped:
     if first.xs.dtype.name != dtype:
         raise ModelNotRunError(f"it computes in {first.xs.dtype}, but its weights are {dtype}")
     xs, mask = first.xs, first.mask
-    if getattr(first.layer, "go_backwards", False):
-        xs, mask = xs[:, ::-1], None if mask is None else mask[:, ::-1]
     lengths = None if mask is None else mask.sum(axis=1)
     sequence = last.returned[0] if last.layer.return_sequences else None
+    if sequence is not None and sum(map(_turns, calls)) % 2:
+        sequence = sequence[:, ::-1]
     return Tapped(
         np.swapaxes(_counted(xs, mask), 0, 1),
         [pair for call in calls for pair in _pairs(call.states)],
@@ -208,6 +208,11 @@ def _tapped(calls: Sequence[_Call], dtype: str) -> Tapped:
         None if sequence is None else np.swapaxes(_counted(sequence, mask), 0, 1),
         [pair for call in calls for pair in _finals(call)],
     )
+
+
+def _turns(call: _Call) -> bool:
+    """Return whether a layer returns its outputs in an order that is reversed from that of its inputs."""
+    return not hasattr(call.layer, "forward_layer") and bool(getattr(call.layer, "go_backwards", False))
 
 
 def _counted(arrays: NumpyArray, mask: NumpyArray | None) -> NumpyArray:

@@ -20,7 +20,7 @@ class Tapped:
     """The inputs of an LSTM's lowest layer and the outputs of its highest, from a run of the model on random input.
 
     Attributes:
-        xs: the inputs (T, B, I), in the order in which the forward direction reads them.
+        xs: the inputs (T, B, I), in the order of the lowest layer's steps, as are the outputs.
         states: the initial (h (B, P), c (B, N)) of each layer and direction.
         lengths: the number of steps in each row, (B,); None if all rows have T.
         outputs: (T, B, width), zero past the end of a row; None if the model doesn't compute them.

@@ -41,8 +41,7 @@ def run(
     """Return what onnxruntime computes with a model's nodes, each of which reads the output of the one before.
 
     Each node is copied into its own model, with the operators that make its weights, but without its layout and
-    sequence_lens. For a node that reads in reverse, inputs and outputs are reversed, to compare with an LSTM without
-    reverse=True.
+    sequence_lens. A node that reads reversed steps gets them so.
 
     Args:
         source: the path of the model.
@@ -63,12 +62,13 @@ def run(
     found = Found(open_model(source))
     model, constants = found.model, found.constants
     outputs, finals, ahead = xs, [], list(states)
-    for lstm in (unit.named for unit in found.choose(name)):
+    units = found.choose(name)
+    for unit, turned in zip(units, found.turns(units), strict=True):
+        lstm, step = unit.named, -1 if turned else 1
         D = lstm.num_directions
         own = constants.array(lstm.node.scope, lstm.node.input(1), f"W of the LSTM {lstm.label!r}").dtype
         h, c = (np.stack([state[k] for state in ahead[:D]]).astype(own) for k in (0, 1))
         ahead = ahead[D:]
-        step = -1 if lstm.direction == "reverse" else 1
         feeds = {"X": outputs[::step].astype(own), "initial_h": h, "initial_c": c}
         Y, Y_h, Y_c = _computed(_model_of(model, lstm, constants), feeds, lstm.label)
         outputs = np.concatenate(list(Y.swapaxes(0, 1)), axis=2)[::step]

@@ -49,7 +49,8 @@ def run_model(source: str | os.PathLike[str], name: str | Sequence[str] | None, 
         ValueError: see `from_onnx`.
     """
     found = Found(open_model(source))
-    lstms = [unit.named for unit in found.choose(name)]
+    units = found.choose(name)
+    lstms, turned = [unit.named for unit in units], found.turns(units)[-1]
     for lstm in lstms:
         if lstm.node.scope.owner is not None:
             owner = lstm.node.scope.owner
@@ -62,7 +63,7 @@ def run_model(source: str | os.PathLike[str], name: str | Sequence[str] | None, 
         filling = _Filling(found, lstms, open_dims, rng)
         feeds = filling.feeds()
         try:
-            return _tapped(lstms, _results(model, feeds))
+            return _tapped(lstms, _results(model, feeds), turned=turned)
         except ModelNotRunError:
             if not filling.has_guessed or attempt == len(_OPEN_DIMS) - 1:
                 raise
@@ -249,8 +250,8 @@ def _stopped(running: Any) -> Iterator[None]:
         timer.cancel()
 
 
-def _tapped(lstms: Sequence[LSTM], results: Mapping[str, NumpyArray]) -> Tapped:
-    """Return the tapped arrays in the form of LSTM.__call__."""
+def _tapped(lstms: Sequence[LSTM], results: Mapping[str, NumpyArray], *, turned: bool) -> Tapped:
+    """Return the tapped arrays in the form of LSTM.__call__. `turned` says that the last node reads reversed steps."""
 
     def of(name: str, k: int) -> NumpyArray | None:
         array = results.get(_tap(name, k))
@@ -264,7 +265,8 @@ def _tapped(lstms: Sequence[LSTM], results: Mapping[str, NumpyArray]) -> Tapped:
     T, D, B, N = Y.shape
     if lengths is not None:
         lengths = lengths.astype(np.int64)
-    states, finals = [], []
+    states: list[tuple[NumpyArray, NumpyArray]] = []
+    finals: list[tuple[NumpyArray, NumpyArray]] = []
     for k in range(len(lstms)):
         starts, ends = [], []
         for name, end_name in (("initial_h", "Y_h"), ("initial_c", "Y_c")):
@@ -272,11 +274,10 @@ def _tapped(lstms: Sequence[LSTM], results: Mapping[str, NumpyArray]) -> Tapped:
             assert end is not None
             starts.append(np.zeros_like(end) if start is None else start)
             ends.append(_with_rows(end, starts[-1], lengths))
-        states += [(starts[0][d], starts[1][d]) for d in range(D)]
-        finals += [(ends[0][d], ends[1][d]) for d in range(D)]
+        states += zip(*starts, strict=True)
+        finals += zip(*ends, strict=True)
     outputs = Y.transpose(0, 2, 1, 3).reshape(T, B, D * N)
-    if lstms[0].direction == "reverse":
-        X, outputs = _reversed(X, lengths), _reversed(outputs, lengths)
+    outputs = outputs[::-1] if turned else outputs
     for array in (X, outputs):
         if not np.isfinite(array.astype(np.float64)).all():
             raise ModelNotRunError("random input leads to numbers that are not finite")
@@ -286,12 +287,3 @@ def _tapped(lstms: Sequence[LSTM], results: Mapping[str, NumpyArray]) -> Tapped:
 def _with_rows(end: NumpyArray, start: NumpyArray, lengths: NumpyArray | None) -> NumpyArray:
     """Return final states. Rows of length 0 get their initial states, as onnxruntime returns zeros for them."""
     return end if lengths is None else np.where((lengths == 0)[None, :, None], start, end)
-
-
-def _reversed(array: NumpyArray, lengths: NumpyArray | None) -> NumpyArray:
-    """Return a sequence (T, B, n) with the steps of each row in reverse, up to its length."""
-    result = array.copy()
-    for row in range(array.shape[1]):
-        end = len(array) if lengths is None else lengths[row]
-        result[:end, row] = array[:end, row][::-1]
-    return result

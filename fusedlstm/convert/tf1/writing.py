@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusedlstm.convert.tf1.layouts import LAYOUTS
 from fusedlstm.convert.tf1.variables import join
-from fusedlstm.convert.writing import refuse, write
+from fusedlstm.convert.writing import refuse, refuse_directions, write
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.validation.arguments import check_real, describe_type, fail
 from fusedlstm.validation.weights import check_weights
@@ -107,6 +107,7 @@ def _cells(weights: Any) -> Iterator[tuple[str, LSTMWeights]]:
     if isinstance(weights, LSTMWeights):
         yield "", weights
         return
+    refuse_directions(weights, "a stack of TensorFlow 1's cells")
     for index, cell in enumerate(weights.layers):
         layer, way = divmod(index, weights.num_directions)
         if not weights.bidirectional:

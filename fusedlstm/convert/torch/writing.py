@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm.convert.torch.layouts import LAYOUTS
-from fusedlstm.convert.writing import refuse, write
+from fusedlstm.convert.writing import refuse, refuse_directions, write
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.validation.arguments import fail
 from fusedlstm.validation.weights import check_weights
@@ -30,7 +30,8 @@ def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
     Raises:
         TypeError: `weights` is neither an LSTMWeights nor a StackedWeights.
         ValueError: PyTorch can't represent the weights: peepholes, a clip, another function, a coupled gate, zoneout,
-            residual layers, layers with different N or P, a bias in some layers only, or a projection of a single cell.
+            residual layers, layers with different N, P or directions, backward layers, a bias in some layers only, or a
+            projection of a single cell.
     """
     check_weights(weights)
     if isinstance(weights, StackedWeights):
@@ -52,6 +53,7 @@ def to_torch(weights: LSTMWeights | StackedWeights) -> dict[str, Any]:
 
 def _check_uniform(weights: StackedWeights) -> None:
     """Raise for layers that one torch.nn.LSTM can't have together."""
+    refuse_directions(weights, "torch.nn.LSTM")
     if any(weights.residual):
         fail(ValueError, "residual", "False, as torch.nn.LSTM supports nothing else", repr(weights.residual))
     if weights.input_size == 0:
