@@ -122,7 +122,7 @@ def made(folder):
     pool = StatePool(LSTMCell(LSTMWeights.random(2, 3, seed=0), backend="numpy"), 4)
     pool.allocate(2)
     pool.save(folder / "pool")
-    form = pool_files.StateSizes.of(pool._weights_of_states)
+    form = pool_files.StateSizes.of(pool._cell._layers_of_weights)
     array = np.arange(6.0).reshape(1, 3, 2)
     arrays = {"weight_ih_l0": np.zeros((12, 2)), "weight_hh_l0": np.zeros((12, 3))}
     np.savez(folder / "stored.npz", **arrays)
