@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the process's exit status.
 
     0: done. 1: failed, or `convert --check`, `selftest` or `tune` disagrees. 2: wrong usage. 3: `convert --check` or
-    `selftest` could check nothing. 130: interrupted. 143: terminated.
+    `selftest` could check nothing. 129, 130, 143: hung up, interrupted, terminated.
     """
     try:
         interrupts.begin()

@@ -83,7 +83,7 @@ def test_run(name, lengths, backend, tmp_path, inputs, capsys):
     assert command(tmp_path, weights, *arguments) == 0
     said = capsys.readouterr().out
     assert "inputs.out.npz: 7 steps of 3 rows on " in said
-    assert f": {'21' if lengths is None else '10 of 21'} row-steps in 0" in said
+    assert f": {'21' if lengths is None else '10 of 21'} row-steps in " in said
     outputs, finals = sequences.run(weights, inputs.astype(weights.dtype), start, lengths)
     assert_close(result(tmp_path), weights, outputs, finals)
 

@@ -1,5 +1,6 @@
 """`fusedlstm run` holds a part of the steps in memory, reads and writes pipes, and says where results are NaN."""
 
+import contextlib
 import io
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 
 from fusedlstm import LSTMCell, LSTMWeights, StackedWeights
 from fusedlstm.cli import main as command_line
+from fusedlstm.cli import run as running
 from fusedlstm.cli import run_steps
 
 from support.places import ROOT
@@ -102,6 +104,24 @@ def test_rows_past_their_ends_are_not_stepped(folder, monkeypatch):
     assert taken == [B] * 3
     assert outputs[2, 2].any()
     assert not outputs[3:].any()
+
+
+@pytest.mark.parametrize(("kind", "passes"), [("cell", 1), ("layers", 1), ("both ways", 4)])
+def test_progress_counts_steps_of_all_layers(kind, passes, folder, monkeypatch):
+    """With both directions, each direction of each layer takes all steps by itself."""
+    totals, counted = [], []
+
+    @contextlib.contextmanager
+    def bar(total, unit):
+        totals.append((total, unit))
+        yield counted.append
+
+    monkeypatch.setattr(running, "bar", bar)
+    monkeypatch.setattr(run_steps, "_PART", 4 * B * 4 * N)
+    run(folder, kind=kind)
+    assert totals == [(T * passes, "step")]
+    assert sum(counted) == T * passes
+    assert max(counted) == 4
 
 
 GROWTH = """
