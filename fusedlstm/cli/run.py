@@ -13,7 +13,7 @@ from fusedlstm.arrays import dtypes
 from fusedlstm.atomic_write import check_target
 from fusedlstm.cell import LSTMCell
 from fusedlstm.cli.progress import bar
-from fusedlstm.cli.run_both_ways import BothWaysRun, directions
+from fusedlstm.cli.run_both_ways import BothWaysRun, lstms_of, needs_passes
 from fusedlstm.cli.run_inputs import open_inputs, read_lengths, read_states
 from fusedlstm.cli.run_results import STANDARD, folder_of, is_one_array, results
 from fusedlstm.cli.run_steps import CellRun, Division, LayersRun, Lengths
@@ -77,7 +77,8 @@ def run_files(
         weights = weights.astype(dtype)
     runners = _runners(weights, backend)
     folder = folder_of(out)
-    with open_inputs(inputs_path, weights.input_size, anywhere=len(runners) > 1, folder=folder) as inputs:
+    anywhere = not isinstance(weights, LSTMWeights) and needs_passes(weights)
+    with open_inputs(inputs_path, weights.input_size, anywhere=anywhere, folder=folder) as inputs:
         T, B = inputs.T, inputs.B
         given = None if lengths_path is None else read_lengths(lengths_path, T, B)
         parts = Division.of(_layers(weights), T, B)
@@ -85,7 +86,7 @@ def run_files(
         states: Any = [state for runner in runners for state in _zeros(runner, B)]
         if state_path is not None:
             states = read_states(state_path, runners[0], _layers(weights), B)
-        run = _run_of(runners, states, Lengths(given, T), folder)
+        run = _run_of(weights, runners, states, Lengths(given, T), folder)
         forms = {_ARRAYS[name]: _form(name, weights, T, B) for name in chosen if name in _ARRAYS}
         began = time.perf_counter()
         nan = _write(out, forms, run, inputs, parts, with_final="final" in chosen)
@@ -129,22 +130,28 @@ def _chosen(outputs: tuple[str, ...] | None, out: str, weights: LSTMWeights | St
 
 
 def _runners(weights: LSTMWeights | StackedWeights, backend: str | None) -> list[Any]:
-    """Return an LSTMCell, or an LSTM of layers, or for both directions several of them."""
+    """Return an LSTMCell, an LSTM of all layers, or one for each layer and direction."""
     if isinstance(weights, LSTMWeights):
         return [LSTMCell(weights, backend=backend)]
-    return directions(weights, backend) if weights.bidirectional else [LSTM(weights, backend=backend)]
+    return lstms_of(weights, backend) if needs_passes(weights) else [LSTM(weights, backend=backend)]
 
 
 def _zeros(runner: LSTMCell | LSTM, B: int) -> tuple[LSTMState, ...]:
     return (runner.zero_state(B),) if isinstance(runner, LSTMCell) else runner.zero_state(B)
 
 
-def _run_of(runners: list[Any], states: Sequence[LSTMState], lengths: Lengths, folder: str | None) -> Run:
-    if isinstance(runners[0], LSTMCell):
+def _run_of(
+    weights: LSTMWeights | StackedWeights,
+    runners: list[Any],
+    states: Sequence[LSTMState],
+    lengths: Lengths,
+    folder: str | None,
+) -> Run:
+    if isinstance(weights, LSTMWeights):
         return CellRun(runners[0], states[0], lengths)
-    if len(runners) == 1:
-        return LayersRun(runners[0], states, lengths)
-    return BothWaysRun(runners, states, lengths, folder)
+    if needs_passes(weights):
+        return BothWaysRun(weights, runners, states, lengths, folder)
+    return LayersRun(runners[0], states, lengths)
 
 
 def _form(name: str, weights: LSTMWeights | StackedWeights, T: int, B: int) -> Form:

@@ -1,6 +1,6 @@
-"""The steps of bidirectional layers for `fusedlstm run`, a part of the steps at a time.
+"""The steps of layers that read backward for `fusedlstm run`, a part of the steps at a time.
 
-A layer needs the outputs of all steps below it, as its backward direction begins at the end. So each direction of each
+A backward direction begins at the end, so a layer needs the outputs of all steps below it. So each direction of each
 layer passes over all parts by itself, the backward one from the last part to the first. Between passes the outputs are
 in temporary files without names, which the system removes with the process.
 """
@@ -25,67 +25,82 @@ if TYPE_CHECKING:
     from fusedlstm.state import LSTMState
 
 
-def directions(weights: StackedWeights, backend: str | None) -> list[LSTM]:
+def needs_passes(weights: StackedWeights) -> bool:
+    """Return whether a layer reads backward, so that the layers can't step through the inputs together."""
+    return weights.bidirectional
+
+
+def directions(weights: StackedWeights) -> list[list[tuple[int, bool]]]:
+    """Return the directions of each layer: the index in `weights.layers`, and whether it reads backward."""
+    return [[(k, False), (k + 1, True)] for k in range(0, len(weights.layers), 2)]
+
+
+def lstms_of(weights: StackedWeights, backend: str | None) -> list[LSTM]:
     """Return an LSTM for each layer and direction."""
     return [
-        LSTM(StackedWeights([layer], residual=weights.residual[k // 2]), backend=backend)
-        for k, layer in enumerate(weights.layers)
+        LSTM(StackedWeights([weights.layers[k]], residual=residual), backend=backend)
+        for layer, residual in zip(directions(weights), weights.residual, strict=True)
+        for k, _ in layer
     ]
 
 
 class BothWaysRun:
-    """The steps of bidirectional layers. See `run_steps.Run`.
+    """The steps of layers of which some read backward. See `run_steps.Run`.
 
     Args:
-        lstms: one for each layer and direction, as in `directions`.
+        weights: of all layers.
+        lstms: as in `lstms_of`.
         states: before the first step, one for each layer and direction.
         lengths: of the rows.
         folder: where temporary files may be; None for the system's folder.
     """
 
     def __init__(
-        self, lstms: Sequence[LSTM], states: Sequence[LSTMState], lengths: Lengths, folder: str | None
+        self,
+        weights: StackedWeights,
+        lstms: Sequence[LSTM],
+        states: Sequence[LSTMState],
+        lengths: Lengths,
+        folder: str | None,
     ) -> None:
-        self._runs = [
-            LayersRun(lstm, [state], lengths, reverse=k % 2 == 1)
-            for k, (lstm, state) in enumerate(zip(lstms, states, strict=True))
+        self._layers = [
+            [LayersRun(lstms[k], [states[k]], lengths, reverse=backward) for k, backward in layer]
+            for layer in directions(weights)
         ]
-        self._lstms, self._folder = lstms, folder
+        self._folder = folder
         self.passes = len(lstms)
 
     def finals(self) -> dict[str, NumpyArray]:
         """See `run_steps.Run`."""
-        return named([run.states[0] for run in self._runs])
+        return named([run.states[0] for layer in self._layers for run in layer])
 
     def parts(self, read: Read, parts: Division, tell: Tell) -> Iterator[dict[str, NumpyArray]]:
         """See `run_steps.Run`."""
         with contextlib.ExitStack() as below:
-            for k in range(0, len(self._runs), 2):
+            for layer in self._layers:
                 with contextlib.ExitStack() as own:
-                    kept = [
-                        _Kept(own.enter_context(tempfile.TemporaryFile(dir=self._folder)), lstm)
-                        for lstm in self._lstms[k : k + 2]
-                    ]
-                    read = self._layer(k, kept, read, parts, tell)
+                    kept = [_Kept(own.enter_context(tempfile.TemporaryFile(dir=self._folder)), run) for run in layer]
+                    for outputs, run in zip(kept, layer, strict=True):
+                        for start, stop in reversed(parts) if run.reverse else parts:
+                            outputs.write(start, run.part(read(start, stop), start, stop))
+                            tell(stop - start)
+                    read = _beside(kept)
                     below.close()
                     below.push(own.pop_all())
             for start, stop in parts:
                 yield {"outputs": wide(read(start, stop))}
 
-    def _layer(self, k: int, kept: Sequence[_Kept], read: Read, parts: Division, tell: Tell) -> Read:
-        """Run directions k and k + 1, of one layer. Return what reads their outputs side by side."""
-        for outputs, run in zip(kept, self._runs[k : k + 2], strict=True):
-            for start, stop in reversed(parts) if run.reverse else parts:
-                outputs.write(start, run.part(read(start, stop), start, stop))
-                tell(stop - start)
-        return lambda start, stop: np.concatenate([each.read(start, stop) for each in kept], axis=2)
+
+def _beside(kept: Sequence[_Kept]) -> Read:
+    """Return what reads outputs side by side."""
+    return lambda start, stop: np.concatenate([outputs.read(start, stop) for outputs in kept], axis=2)
 
 
 class _Kept:
     """The outputs (T, B, P) of an LSTM in a temporary file."""
 
-    def __init__(self, file: IO[bytes], lstm: LSTM) -> None:
-        self._file, self._P, self._dtype = file, lstm.weights.output_size, lstm.dtype
+    def __init__(self, file: IO[bytes], run: LayersRun) -> None:
+        self._file, self._P, self._dtype = file, run.lstm.weights.output_size, run.lstm.dtype
         self._step = 0  # the bytes of a step
 
     def write(self, start: int, part: NumpyArray) -> None:

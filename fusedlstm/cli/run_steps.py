@@ -156,7 +156,7 @@ class LayersRun:
     def __init__(self, lstm: LSTM, states: Sequence[LSTMState], lengths: Lengths, *, reverse: bool = False) -> None:
         self.states = tuple(states)
         self.reverse = reverse
-        self._lstm, self._lengths = lstm, lengths
+        self.lstm, self._lengths = lstm, lengths
 
     def finals(self) -> dict[str, NumpyArray]:
         """See `Run`."""
@@ -172,9 +172,9 @@ class LayersRun:
     def part(self, xs: NumpyArray, start: int, stop: int) -> NumpyArray:
         """Take the steps of a part, and return their outputs in the LSTM's dtype."""
         if start >= self._lengths.longest:
-            return np.zeros((*xs.shape[:2], self._lstm.weights.output_size), self._lstm.dtype)
+            return np.zeros((*xs.shape[:2], self.lstm.weights.output_size), self.lstm.dtype)
         within = self._lengths.within(start, stop)
-        ys, self.states = self._lstm(self._lstm.asarray(xs), self.states, lengths=within, reverse=self.reverse)
+        ys, self.states = self.lstm(self.lstm.asarray(xs), self.states, lengths=within, reverse=self.reverse)
         return to_host("outputs", ys)
 
 
