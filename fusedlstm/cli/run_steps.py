@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     Read: TypeAlias = Callable[[int, int], NumpyArray]  # gives the array (stop - start, B, n) of a part
     Tell: TypeAlias = Callable[[int], object]
 
-# A part has so many steps that its widest array, the gates or the inputs, has at most this many numbers. It has at
-# least one step.
+# A part has so many steps that its widest array, the gates or the inputs, has at most this many numbers, and that its
+# products have at most this many multiplications, about a second's work for one core. It has at least one step.
 _PART = 2**21
+_WORK = 2**31
 
 
 class Run(Protocol):
@@ -80,9 +81,11 @@ class Division:
     @classmethod
     def of(cls, layers: Sequence[LSTMWeights], T: int, B: int) -> Division:
         """Return the division of T steps of B rows."""
+        if not B:  # there is nothing to step, however many steps a file claims
+            return cls(0, 1)
         widest = max(max(4 * one.hidden_size, one.input_size, one.output_size) for one in layers)
-        # Without rows there is nothing to step, however many steps a file claims.
-        return cls(T, max(_PART // (B * widest), 1)) if B else cls(0, 1)
+        work = sum(4 * one.hidden_size * (one.input_size + one.output_size) for one in layers)
+        return cls(T, max(min(_PART // (B * widest), _WORK // (B * work)), 1))
 
     def __iter__(self) -> Iterator[Part]:
         return map(self._part, range(0, self.T, self.steps))

@@ -124,6 +124,16 @@ def test_progress_counts_steps_of_all_layers(kind, passes, folder, monkeypatch):
     assert max(counted) == 4
 
 
+@pytest.mark.parametrize(
+    ("hidden_size", "layers", "B", "steps"),
+    [(4, 1, 1, 2**17), (4, 1, 64, 2**11), (512, 1, 1, 2**10), (2048, 1, 1, 64), (2048, 4, 1, 16), (2048, 4, 2**20, 1)],
+)
+def test_parts_are_short(hidden_size, layers, B, steps):
+    """Arrays have at most 2^21 numbers, and the products of a part take about a second at most."""
+    of_cell = SimpleNamespace(hidden_size=hidden_size, input_size=hidden_size, output_size=hidden_size)
+    assert run_steps.Division.of([of_cell] * layers, 2**30, B).steps == steps
+
+
 GROWTH = """
 import resource, sys
 import numpy as np
