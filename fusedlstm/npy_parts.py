@@ -72,7 +72,10 @@ class Parts:
         elif at != self._at:
             raise RuntimeError(f"byte {at} of a stream was asked for at byte {self._at}: it needs anywhere=True")
         self._at = at + count
-        return bytearray().join(_blocks(self._file, count, self._header))
+        data = bytearray()
+        for block in _blocks(self._file, count, self._header):
+            data += block  # joining them would take twice the memory
+        return data
 
 
 def _blocks(file: BinaryIO, count: int, header: npy.Header) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from fusedlstm.arrays.host import to_host
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.arrays.dtypes import Array, NumpyArray
     from fusedlstm.cell import LSTMCell
     from fusedlstm.lstm import LSTM
     from fusedlstm.state import LSTMState
@@ -119,18 +119,22 @@ class CellRun:
 
     def parts(self, read: Read, parts: Division, tell: Tell) -> Iterator[dict[str, NumpyArray]]:
         """See `Run`."""
-        weights, dtype = self._cell.weights, dtypes.state_dtype(self._cell.dtype)
         for start, stop in parts:
-            xs = self._cell.asarray(read(start, stop))
-            outputs = np.zeros((*xs.shape[:2], weights.output_size), dtype)
-            cells = np.zeros((*xs.shape[:2], weights.hidden_size), dtype)
-            for t in range(min(stop, self._lengths.longest) - start):
-                self._state = self._cell(xs[t], self._state)
-                host = self._state.to_numpy()
-                outputs[t], cells[t] = host.h, host.c
-            self._end_rows(outputs, cells, self._lengths.within(start, stop))
+            arrays = self._part(self._cell.asarray(read(start, stop)), start, stop)
             tell(stop - start)
-            yield {"outputs": outputs, "cells": cells}
+            yield arrays
+
+    def _part(self, xs: Array, start: int, stop: int) -> dict[str, NumpyArray]:
+        """Take the steps of a part."""
+        weights, dtype = self._cell.weights, dtypes.state_dtype(self._cell.dtype)
+        outputs = np.zeros((*xs.shape[:2], weights.output_size), dtype)
+        cells = np.zeros((*xs.shape[:2], weights.hidden_size), dtype)
+        for t in range(min(stop, self._lengths.longest) - start):
+            self._state = self._cell(xs[t], self._state)
+            host = self._state.to_numpy()
+            outputs[t], cells[t] = host.h, host.c
+        self._end_rows(outputs, cells, self._lengths.within(start, stop))
+        return {"outputs": outputs, "cells": cells}
 
     def _end_rows(self, outputs: NumpyArray, cells: NumpyArray, within: NumpyArray | None) -> None:
         """Keep each row's state at the last step that it takes, and clear what follows. Rows are independent."""

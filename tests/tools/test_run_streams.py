@@ -135,12 +135,12 @@ def test_parts_are_short(hidden_size, layers, B, steps):
 
 
 GROWTH = """
-import resource, sys
+import re, sys
 import numpy as np
 from fusedlstm.cli.main import main
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def peak():  # of this process: getrusage's would count the one that started it
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 
 def run(steps):
     with open("large.npy", "wb") as file:
@@ -148,17 +148,17 @@ def run(steps):
         file.truncate(file.tell() + steps * 64 * 64 * 4)
     assert main(["run", sys.argv[1], "large.npy", "--backend", "numpy", "--outputs", sys.argv[2]]) == 0
 
-run(600)
+run(1600)
 before = peak()
 run(4096)
 print(peak() - before)
 """
 
 
-@ON_POSIX
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 @pytest.mark.parametrize(("kind", "outputs"), [("cell", "h,c,final"), ("both ways", "h,final")])
 def test_memory_does_not_grow_with_steps(kind, outputs, tmp_path):
-    """64 MiB of inputs take 4 MiB of memory more than 9 MiB of them do."""
+    """64 MiB of inputs take less than 4 MiB of memory more than 25 MiB of them do."""
     two = kind == "both ways"
     weights = StackedWeights.random(64, 4, 2, bidirectional=True, seed=0) if two else LSTMWeights.random(64, 4, seed=0)
     weights.save(tmp_path / "w")
