@@ -31,6 +31,7 @@ Backends and errors
 
     available_backends        the backends that run here, cuda first
     BackendUnavailableError   the backend that you named can't run here
+    OtherWeightsWarning       a StatePool loads states of other weights
     PoolFullError             a StatePool has too few free slots
     WeightsFileError          a file can't be used, such as a damaged one
 """
@@ -42,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusedlstm.backends.select import available_backends
 from fusedlstm.cell import LSTMCell
-from fusedlstm.errors import BackendUnavailableError, PoolFullError, WeightsFileError
+from fusedlstm.errors import BackendUnavailableError, OtherWeightsWarning, PoolFullError, WeightsFileError
 from fusedlstm.help_text import break_signatures
 from fusedlstm.lstm import LSTM
 from fusedlstm.packing import pack_state, stack_states, unpack_state, unstack_states
@@ -66,6 +67,7 @@ __all__ = [
     "LSTMCell",
     "LSTMState",
     "LSTMWeights",
+    "OtherWeightsWarning",
     "PoolFullError",
     "Sequencer",
     "StackedWeights",

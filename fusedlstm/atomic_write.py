@@ -19,6 +19,7 @@ from fusedlstm.validation.arguments import check_path, fail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import BinaryIO
 
     from fusedlstm.validation.arguments import AnyPath
 
@@ -35,11 +36,12 @@ _LOOK = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0
 
 @contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Make every OSError raised in this context name `path` instead of a temporary file."""
+    """Make an OSError raised in this context name `path`, unless it names another file of the user."""
     try:
         yield
     except OSError as error:
-        if error.filename == path and error.filename2 is None:
+        of = error.filename
+        if isinstance(of, str) and of != os.path.realpath(path) and not of.endswith(_SUFFIX):
             raise
         raise named(error, path) from error
 
@@ -52,7 +54,16 @@ def named(error: OSError, path: str) -> OSError:
 
 
 def replace(path: AnyPath, content: bytes) -> None:
-    """Replace the file at `path` with `content`, atomically. A crash leaves the old file or the new one.
+    """Replace the file at `path` with `content`, atomically, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: AnyPath) -> Iterator[BinaryIO]:
+    """Give a file to write to, which replaces the one at `path` when the context ends. A crash leaves the old file.
+
+    If the context raises, the old file stays, and the new one is removed.
 
     The new file gets the umask's permissions. A symbolic link is followed, so it stays a link. A pipe, device or other
     special file is written to directly. Several processes may replace one file at the same time: the last one wins,
@@ -60,20 +71,22 @@ def replace(path: AnyPath, content: bytes) -> None:
 
     Raises:
         OSError: the file can't be written, or is read-only. The error names `path`, and an older file is unchanged.
+            An error in the context that names another file passes unchanged.
         TypeError: `path` is not a path.
     """
     name = check_path("path", path)
     with naming(name):
         if not _is_replaceable(name):
             with open(name, "wb") as special:
-                special.write(content)
+                yield special
             return
         target = os.path.realpath(name)
         _check_may_write(target)
         folder, base = os.path.split(target)
         stem = _stem(base)
         _remove_abandoned(folder, stem)
-        _write_and_rename(folder, stem, target, content)
+        with _renamed_at_end(folder, stem, target) as file:
+            yield file
         _sync_folder(folder)
 
 
@@ -134,16 +147,18 @@ def _stem(base: str) -> str:
     return hashlib.sha256(os.fsencode(base)).hexdigest()
 
 
-def _write_and_rename(folder: str, stem: str, target: str, content: bytes) -> None:
-    is_written = False
-    while not is_written:
+@contextlib.contextmanager
+def _renamed_at_end(folder: str, stem: str, target: str) -> Iterator[BinaryIO]:
+    """Give a new temporary file, which is renamed to `target` when the context ends, or removed if it raises."""
+    is_kept = False
+    while not is_kept:
         temporary = os.path.join(folder, f".{stem}.{os.urandom(8).hex()}{_SUFFIX}")
         try:
             # Only the file object closes its descriptor: an interrupt may come between any two lines.
             with open(temporary, "xb") as file:
-                is_written = _keep(file.fileno())
-                if is_written:
-                    file.write(content)
+                is_kept = _keep(file.fileno())
+                if is_kept:
+                    yield file
                     file.flush()
                     os.fsync(file.fileno())
                     if fcntl is not None:  # rename while the lock is held

@@ -1,4 +1,4 @@
-"""The public exceptions."""
+"""The public exceptions and warnings."""
 
 
 class BackendUnavailableError(RuntimeError):
@@ -11,3 +11,7 @@ class PoolFullError(RuntimeError):
 
 class WeightsFileError(ValueError):
     """A file of weights or states can't be used: it is damaged, truncated, of another kind, or from a newer version."""
+
+
+class OtherWeightsWarning(UserWarning):
+    """The states in a pool's file were computed with other weights than those of the pool that loads it."""

@@ -6,8 +6,8 @@ A file is a safetensors file. Its metadata has one key, "fusedlstm", with a JSON
 
 A cell's options in version 1 are cell_clip, proj_clip, and activation, which is one of six names. Version 2 has all of
 `LSTMWeights.options` except zoneout. A function with parameters is a list there. Version 3 adds zoneout. Version 4 adds
-a stack's directions. A file gets the earliest version that can hold its cells and directions. Readers that don't know
-that version refuse it.
+a stack's directions, and the fingerprint of weights to a pool's file. A file gets the earliest version that can hold its
+content. Readers that don't know that version refuse it.
 
 Arrays are stored C-ordered and little-endian, under their names in `LSTMWeights`. A file of the kind "StackedWeights"
 has the arrays of `layers[k]` under the names "k.weight_ih" ... Its options are {"layers": [the options of each element,
@@ -16,10 +16,10 @@ backward, "bidirectional" is replaced by "directions": [one of `fusedlstm.direct
 
 A file of the kind "StatePool" has the live slots as a sorted int64 array (L,) under the name "slots". Their states have
 the same order: "k.h" (L, P) and "k.c" (L, N) for layer k. c is float32 if h has 16 bits. The options are {"layers":
-[{"output_size": P, "hidden_size": N}, ...], "dtype": the name of h's dtype}. Only files of this kind have an array of
-integers.
+[{"output_size": P, "hidden_size": N}, ...], "dtype": the name of h's dtype, "weights": the fingerprint of the weights
+that the pool had (`checksum`)}. Only files of this kind have an array of integers.
 
-The checksum covers options and arrays (`_checksum`). A reader reads every version up to its own. There is only one
+The checksum covers options and arrays (`checksum`). A reader reads every version up to its own. There is only one
 key, so that the same weights give the same bytes: safetensors writes several keys in no fixed order.
 """
 
@@ -78,7 +78,7 @@ def save(
         "kind": kind,
         "version": version,
         "options": dict(options),
-        "crc32": _checksum(options, contiguous),
+        "crc32": checksum(options, contiguous),
     }
     metadata = {_KEY: json.dumps(about, sort_keys=True, allow_nan=True)}
     replace(name, to_bytes(contiguous, metadata))
@@ -115,7 +115,7 @@ def load_any(path: AnyPath, kinds: Sequence[str]) -> tuple[str, dict[str, NumpyA
         metadata = _metadata(name, content, len(header))
         about = _about(name, metadata, kinds)
         arrays = _arrays(name, content, about["kind"])
-        if _checksum(about["options"], arrays) != about["crc32"]:
+        if checksum(about["options"], arrays) != about["crc32"]:
             raise WeightsFileError(f"{name} is damaged: its checksum doesn't match")
         return about["kind"], arrays, about["options"]
 
@@ -210,7 +210,7 @@ def build(path: AnyPath, make: Callable[..., _T], arrays: Mapping[str, Any], opt
         return make(**arrays, **options)
 
 
-def _checksum(options: Mapping[str, Any], arrays: Mapping[str, NumpyArray]) -> int:
+def checksum(options: Mapping[str, Any], arrays: Mapping[str, NumpyArray]) -> int:
     """Return the CRC-32 of the options, and of each array's name, dtype, shape and bytes."""
     import json
     import zlib

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a .npy file: its array's shape, order and dtype, and where the data starts."""
+    """The header of a .npy file: its array's shape, order and dtype, and where the data starts; 0 in a stream."""
 
     shape: tuple[int, ...]
     by_columns: bool
@@ -56,7 +56,7 @@ def read_header(file: BinaryIO) -> Header:
         raise ValueError(f"its shape {shape} has a negative size")
     if dtype.itemsize == 0:
         raise ValueError(f"its dtype {dtype} has elements of 0 bytes")
-    return Header(shape, by_columns, dtype, file.tell())
+    return Header(shape, by_columns, dtype, file.tell() if file.seekable() else 0)
 
 
 def from_bytes(content: bytes) -> NumpyArray:
@@ -72,28 +72,17 @@ def read(path: str) -> NumpyArray:
     """Return the array of a .npy file. Read no more data than its header claims."""
     with open(path, "rb") as file:
         header = read_header(file)
-        _check_size(header, file)
+        check_size(header, file)
         data = file.read(header.nbytes)
     return _array(data, header)
-
-
-def open_mapped(path: str) -> NumpyArray:
-    """Return the array of a .npy file, memory-mapped."""
-    with open(path, "rb") as file:
-        header = read_header(file)
-        _check_size(header, file)
-        if not header.nbytes:
-            return np.empty(header.shape, header.dtype)
-        order: Any = "F" if header.by_columns else "C"
-        return np.memmap(file, header.dtype, "r", header.start, header.shape, order)
 
 
 def _array(data: Any, header: Header) -> NumpyArray:
     return np.frombuffer(data, header.dtype).reshape(header.shape, order="F" if header.by_columns else "C")
 
 
-def _check_size(header: Header, file: BinaryIO) -> None:
-    """Raise if a header claims more bytes than the file has. More bytes are allowed, as np.save can append arrays."""
+def check_size(header: Header, file: BinaryIO) -> None:
+    """Raise if a header claims more bytes than its file has. More bytes are allowed, as np.save can append arrays."""
     there = os.fstat(file.fileno()).st_size - header.start
     if header.nbytes > there:
         raise ValueError(f"{header.dtype} of shape {header.shape} claims {header.nbytes} bytes, but there are {there}")

@@ -108,16 +108,16 @@ def unpack_state(
         packed: (B, N + P) of one layer, (B, sum of N + P) of several, or (2, B, N) of one with P = N.
         hidden_size: N, which gives one state. A tuple or list with N of each layer gives a tuple of states.
         order: "ch" is [c | h], TensorFlow 1's packed state. "hc" is [h | c]. There is no default.
-        proj_size: P, or None. For one layer, None takes all columns that c leaves. If the width of `packed` is wrong,
-            so is that of h, and the cell raises. For several layers, pass a tuple or list with one P for each,
-            where None means P = N. None instead of the list means P = N for all.
+        proj_size: P, or None. For one layer, None takes all columns that c leaves, which may be at most N. If the width
+            of `packed` is wrong, so is that of h, and the cell raises. For several layers, pass a tuple or list with
+            one P for each, where None means P = N. None instead of the list means P = N for all.
         dtype: the cell's dtype; None for that of `packed`. If it has 16 bits, h is cast to it and c to float32, the
             dtypes of a cell's states.
 
     Raises:
         TypeError: the dtype is not supported, or the array's library doesn't share its memory.
         ValueError: the order is unknown; `packed` has a shape that is not listed above, leaves no column for h, or
-            has a width that doesn't match the sizes.
+            has a width that doesn't match the sizes, such as that of several layers with one `hidden_size`.
     """
     check_choice("order", order, _ORDERS)
     return unpack("packed", packed, hidden_size, order, proj_size, dtype)
@@ -148,10 +148,23 @@ def _unpack_one(name: str, packed: Array, N: int, P: int | None, order: str, dty
     left = packed.shape[1] - N
     if left < 1:
         fail(ValueError, name, f"shape (B, N + P) with N = {N} and P at least 1", f"shape {packed.shape}")
+    if P is None and left > N:  # the layers of a stack would become one wide h
+        hint = f"{_sizes_of_stack(packed.shape[1], N, N)}. If P = {left}, pass proj_size={left}"
+        fail(ValueError, name, f"shape (B, N + P) with N = {N} and P at most N", f"shape {packed.shape}", hint)
     if P is not None and left != P:
         wanted = f"shape (B, N + P) with N + P = {N} + {P} = {N + P} columns"
-        fail(ValueError, name, wanted, f"shape {packed.shape}")
+        hint = _sizes_of_stack(packed.shape[1], N, P) if left > P else ""
+        fail(ValueError, name, wanted, f"shape {packed.shape}", hint)
     return _unpack_columns(packed, N, left, order, dtype)
+
+
+def _sizes_of_stack(columns: int, N: int, P: int) -> str:
+    """Return a hint about a packed array that is too wide for one layer."""
+    L, rest = divmod(columns, N + P)
+    if rest:
+        return "For several layers, pass hidden_size=[N of each layer]"
+    sizes = f"hidden_size=[{N}] * {L}" + (f" and proj_size=[{P}] * {L}" if P != N else "")
+    return f"It is as wide as {L} such layers: for them, pass {sizes}"
 
 
 def stack_states(states: Sequence[LSTMState]) -> LSTMState:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar, overload
 
 import numpy as np
 
 from fusedlstm.arrays.exchange import Exchange, in_order
+from fusedlstm.errors import OtherWeightsWarning
 from fusedlstm.owner_states import first_array
 from fusedlstm.pool_slots import PoolSlots
 from fusedlstm.pool_step import PoolStep
@@ -88,7 +91,6 @@ class StatePool(Generic[State]):
         self._cell = cell
         self._maker = cell._maker
         self._backend = cell._backend
-        self._weights_of_states = weights  # weights that are set later have the same sizes
         self._owner_states = cell._owner_states()
         self._engine = self._backend.pool_engine(weights, cell._engines, capacity)
         self._slots = PoolSlots(self._backend, self._owner_states, self._engine, capacity, self._maker)
@@ -315,13 +317,15 @@ class StatePool(Generic[State]):
         from fusedlstm import pool_files
 
         slots, states = self._in_turn(self._slots.contents)
-        pool_files.save(path, pool_files.StateSizes.of(self._weights_of_states), slots, states)
+        pool_files.save(path, self._cell._layers_of_weights, slots, states)
 
     def load(self, path: AnyPath) -> None:
         """Replace the pool's content with that of a file. A pool on any backend may have saved it.
 
         Slots keep their numbers. Afterwards only the file's slots are live. The file's layers must have this pool's
         sizes and dtype. Its slots must be below this pool's capacity, which may differ from that of the saved pool.
+
+        If the saved pool's weights were not bitwise those of this pool's cell, this warns with OtherWeightsWarning.
 
         Raises:
             WeightsFileError: the file is damaged, truncated, of another kind or from a newer version, or doesn't fit
@@ -331,7 +335,11 @@ class StatePool(Generic[State]):
         """
         from fusedlstm import pool_files
 
-        slots, states = pool_files.load(path, pool_files.StateSizes.of(self._weights_of_states), self.capacity)
+        weights = self._cell._layers_of_weights
+        slots, states, made_by = pool_files.load(path, pool_files.StateSizes.of(weights), self.capacity)
+        if made_by is not None and made_by != pool_files.fingerprint(weights):
+            said = f"{os.fsdecode(path)} holds states of other weights than this pool's: was its model trained since?"
+            warnings.warn(said, OtherWeightsWarning, stacklevel=2)
         self._in_turn(self._slots.replace, slots, states)
 
     def __reduce__(self) -> NoReturn:

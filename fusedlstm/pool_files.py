@@ -12,6 +12,7 @@ from fusedlstm.arrays import dtypes
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.state import LSTMState
 from fusedlstm.validation.arguments import check_path, fail
+from fusedlstm.weights import for_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fusedlstm.validation.arguments import AnyPath
 
 _KIND = "StatePool"
+_VERSION = 4  # the first one with the fingerprint of weights
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,29 @@ class StateSizes:
         return f"{', '.join(map(str, self.sizes))} in {self.dtype}"
 
 
-def save(path: AnyPath, sizes: StateSizes, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
-    """Write slots and a state for each layer, all in host memory, to one file, whole or not at all."""
+def fingerprint(weights: StackedWeights) -> int:
+    """Return a number that differs for different weights, but for 1 in 2^32, and is the same on every backend."""
+    arrays = {f"{k}.{name}": array for k, layer in enumerate(weights.layers) for name, array in layer.arrays().items()}
+    # The options as in a file: those that a later version of this package adds don't change the number.
+    return files.checksum({"layers": for_file(weights.layers)[1], "residual": weights.residual}, arrays)
+
+
+def save(path: AnyPath, weights: StackedWeights, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+    """Write slots and a state for each layer, all in host memory, to one file, whole or not at all.
+
+    `weights` are those that the pool has.
+    """
     arrays = {"slots": slots}
     for k, state in enumerate(states):
         arrays |= {f"{k}.h": state.h, f"{k}.c": state.c}
-    files.save(path, _KIND, arrays, sizes.options())
+    options = StateSizes.of(weights).options() | {"weights": fingerprint(weights)}
+    files.save(path, _KIND, arrays, options, _VERSION)
 
 
-def load(path: AnyPath, sizes: StateSizes, capacity: int) -> tuple[NumpyArray, list[LSTMState]]:
+def load(path: AnyPath, sizes: StateSizes, capacity: int) -> tuple[NumpyArray, list[LSTMState], int | None]:
     """Return the slots of a file and a state for each layer, in host memory, checked for a pool.
+
+    The last element is the fingerprint of the weights that the saved pool had; None in a file before version 4.
 
     Raises:
         WeightsFileError: the file is damaged or doesn't fit the pool. The message says why.
@@ -65,25 +80,27 @@ def load(path: AnyPath, sizes: StateSizes, capacity: int) -> tuple[NumpyArray, l
         return _load(name, sizes, capacity)
 
 
-def _load(name: str, sizes: StateSizes, capacity: int) -> tuple[NumpyArray, list[LSTMState]]:
+def _load(name: str, sizes: StateSizes, capacity: int) -> tuple[NumpyArray, list[LSTMState], int | None]:
     arrays, options = files.load(name, _KIND)
-    found = files.build(name, _sizes_from_file, {}, options)
+    found, weights = files.build(name, _options_from_file, {}, options)
     if found != sizes:
         raise WeightsFileError(f"{name} holds states of layers (P, N) = {found}; this pool's are {sizes}")
     slots, states = files.build(name, _states_from_file, {"sizes": sizes, "arrays": arrays}, {})
     if slots.size and slots.max() >= capacity:
         raise WeightsFileError(f"{name} holds live slots up to {slots.max()}; this pool's capacity is {capacity}")
-    return slots, states
+    return slots, states, weights
 
 
-def _sizes_from_file(*, layers: Any, dtype: Any) -> StateSizes:
-    """Return the sizes in a file's options, which may hold anything, or raise ValueError."""
+def _options_from_file(*, layers: Any, dtype: Any, weights: Any = None) -> tuple[StateSizes, int | None]:
+    """Return the sizes and the fingerprint in a file's options, which may hold anything, or raise ValueError."""
     sizes = tuple((layer["output_size"], layer["hidden_size"]) for layer in _list_of_dicts(layers))
     if not sizes or not all(type(size) is int for pair in sizes for size in pair):
         fail(ValueError, "layers", "the sizes of each layer", str(layers))
     if dtype not in dtypes.NAMES:
         fail(ValueError, "dtype", f"one of {', '.join(dtypes.NAMES)}", str(dtype))
-    return StateSizes(sizes, dtype)
+    if weights is not None and type(weights) is not int:
+        fail(ValueError, "weights", "the fingerprint of weights, an int", str(weights))
+    return StateSizes(sizes, dtype), weights
 
 
 def _list_of_dicts(layers: Any) -> list[dict[str, Any]]:

@@ -76,10 +76,12 @@ def _add_run(add: Callable[..., argparse.ArgumentParser]) -> None:
         description="Step a cell, or the layers of StackedWeights, through inputs (T, B, I). The result holds the "
         "outputs (T, B, width) and the final state, so it can be the --state of the next run. For a cell, the state "
         "is h (B, P) and c (B, N), and every c is written as cells (T, B, N). For layers, it is h0, c0, h1, c1 ..., "
-        "one pair for each layer and direction. 16-bit results are written as float32.",
+        "one pair for each layer and direction. 16-bit results are written as float32. Only a part of the steps is in "
+        "memory at a time. Layers of both directions, and Fortran-ordered standard input, take temporary files "
+        "beside O.",
     )
     run.add_argument("weights", metavar="WEIGHTS", help="a file that LSTMWeights.save or StackedWeights.save wrote")
-    run.add_argument("inputs", metavar="INPUTS.npy", help="an array (T, B, I)")
+    run.add_argument("inputs", metavar="INPUTS.npy", help="an array (T, B, I); - for standard input")
     run.add_argument(
         "--state",
         metavar="S.npz",
@@ -90,7 +92,18 @@ def _add_run(add: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="L.npy",
         help="integers (B,), the length of each row; past it, outputs are zero and the state doesn't change",
     )
-    run.add_argument("--out", metavar="O.npz", help="where to write; default: INPUTS.out.npz")
+    run.add_argument(
+        "--out",
+        metavar="O.npz",
+        help="where to write; a name that ends in .npy, or - for standard output, gets the outputs alone, as a .npy "
+        "file; default: INPUTS.out.npz",
+    )
+    run.add_argument(
+        "--outputs",
+        type=_outputs,
+        metavar="h,c,final",
+        help="what to write: h for the outputs, c for the cells, final for the final state; default: all",
+    )
     run.add_argument("--dtype", choices=dtypes.NAMES, help="the dtype to compute in; default: that of the weights")
     _add_backend(run, "the best one here")
     _add_threads(run)
@@ -224,6 +237,13 @@ def _add_tune(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--forget", action="store_true", help="delete all measured times, of all GPUs, before anything else"
     )
+
+
+def _outputs(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if set(names) <= {"h", "c", "final"} and len(set(names)) == len(names):
+        return tuple(name for name in ("h", "c", "final") if name in names)
+    raise argparse.ArgumentTypeError(f"wanted one or more of h, c and final, with commas between; got {text!r}")
 
 
 def _capability(text: str) -> int:

@@ -4,6 +4,9 @@
 
 Within `main` an interrupt raises KeyboardInterrupt, so that commands clean up. Before and after it the process ends at
 once. Otherwise a KeyboardInterrupt would become an ImportError while a C module is imported, or a traceback at exit.
+
+Within `main` SIGTERM and SIGHUP raise KeyboardInterrupt, too. Job schedulers and closed terminals send them, and a
+command that runs for hours may have written gigabytes to a temporary file.
 """
 
 from __future__ import annotations
@@ -11,28 +14,50 @@ from __future__ import annotations
 import os
 import sys
 
+TYPE_CHECKING = False  # typing would be one more import before the handler is in place
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class _Seen:
-    came = False  # whether `main` was interrupted
+    came = 0  # the signal that interrupted `main`
     told = False  # whether the line was written
+
+
+_SAID = {2: "interrupted", 15: "terminated", 1: "hung up"}  # what signals do, by their numbers
 
 
 def begin() -> None:
     """Raise KeyboardInterrupt from now on. Call this at the start of `main`."""
-    _Seen.came = _Seen.told = False
+    _Seen.came, _Seen.told = 0, False
     if _handles:
         signal.signal(signal.SIGINT, _raise)
+        _replace_others(signal.SIG_DFL, _raise)
 
 
 def end() -> None:
     """End the process at an interrupt from now on. Call this at the end of `main`."""
     if _handles:
         signal.signal(signal.SIGINT, _exit)
+        _replace_others(_raise, signal.SIG_DFL)
+
+
+def _replace_others(old: object, new: Any) -> None:
+    """Replace the handlers of SIGTERM and SIGHUP. A signal that is ignored, as by nohup, stays so."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is old:
+            signal.signal(number, new)
 
 
 def came() -> bool:
     """Return whether there was an interrupt since `begin`, even if another exception has replaced it."""
-    return _Seen.came
+    return _Seen.came > 0
+
+
+def status() -> int:
+    """Return the exit status of an interrupted command, as shells define it."""
+    return 128 + (_Seen.came or 2)
 
 
 def tell() -> None:
@@ -40,7 +65,7 @@ def tell() -> None:
     if not _Seen.told and sys.stderr is not None:
         _Seen.told = True
         try:  # contextlib.suppress would be one more import before the handler is in place
-            sys.stderr.write("fusedlstm: interrupted\n")
+            sys.stderr.write(f"fusedlstm: {_SAID.get(_Seen.came or 2)}\n")
             sys.stderr.flush()
         except OSError:
             pass
@@ -51,8 +76,8 @@ def _exit(*_: object) -> None:
     os._exit(130)
 
 
-def _raise(*_: object) -> None:
-    _Seen.came = True
+def _raise(number: int, _: object) -> None:
+    _Seen.came = number
     raise KeyboardInterrupt
 
 
@@ -66,7 +91,8 @@ def _report(kind: type[BaseException], error: BaseException, _: object) -> None:
 def _report_ignored(ignored: sys.UnraisableHookArgs) -> None:
     """End the process if a KeyboardInterrupt was raised where Python ignores it, as in a weakref's callback."""
     if issubclass(ignored.exc_type, KeyboardInterrupt):
-        _exit()
+        tell()
+        os._exit(status())
     sys.__unraisablehook__(ignored)
 
 

@@ -16,6 +16,7 @@ from fusedlstm.backends.numpy import blas
 from fusedlstm.cli import interrupts
 from fusedlstm.cli.arguments import parser
 from fusedlstm.cli.run import run_files
+from fusedlstm.cli.run_results import STANDARD
 
 if TYPE_CHECKING:
     import argparse
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the process's exit status.
 
     0: done. 1: failed, or `convert --check`, `bench`, `selftest` or `tune` disagrees. 2: wrong usage. 3: `convert
-    --check` or `selftest` could check nothing. 130: interrupted.
+    --check` or `selftest` could check nothing. 129, 130, 143: hung up, interrupted, terminated.
     """
     try:
         interrupts.begin()
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, MemoryError, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt) or interrupts.came():
             interrupts.tell()
-            return 130
+            return interrupts.status()
         _complain(_out_of_memory(error) if isinstance(error, MemoryError) else str(error))
         return 1
     finally:
@@ -221,11 +222,12 @@ def _run(options: argparse.Namespace) -> int:
         state_path=options.state,
         lengths_path=options.lengths,
         out_path=options.out,
+        outputs=options.outputs,
         dtype=options.dtype,
         backend=options.backend,
         threads=options.threads,
     )
-    _say(said)
+    (_complain if options.out == STANDARD else _say)(said)
     return 0
 
 

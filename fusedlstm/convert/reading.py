@@ -177,10 +177,11 @@ class _Cell:
     def bias(self, forget_bias: float) -> NumpyArray | None:
         """Return the sum of all biases (4N,), including the forget bias; None without any."""
         N, biases = self.sizes["N"], self.layout.biases
-        there = [names for names in biases if all_names(names)[0] in self.given]
+        there = [names for names in biases if any(name in self.given for name in all_names(names))]
         if there and len(there) != len(biases):
-            one, other = (self.full_name(all_names(names)[0]) for names in biases)
-            fail(ValueError, self.argument, "both biases or none", f"one of {one} and {other}")
+            missing = next(names for names in biases if names not in there)
+            given, other = (self.full_name(all_names(names)[0]) for names in (there[0], missing))
+            fail(ValueError, self.argument, "both biases or none", f"{given}, but {other} is missing")
         if self.layout.has_bias:
             there = list(biases)
         if not there and not forget_bias:

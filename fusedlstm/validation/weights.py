@@ -103,5 +103,5 @@ def check_same_form(name: str, old: LSTMWeights, new: LSTMWeights) -> None:
 def _form(weights: LSTMWeights) -> dict[str, Any]:
     """Return everything that weights have except their values, by name."""
     sizes = {name: getattr(weights, name) for name in ("dtype", "input_size", "hidden_size", "proj_size")}
-    has = {name: "given" if getattr(weights, name) is not None else "None" for name in ("bias", "peephole")}
+    has = {name: "given" if getattr(weights, name) is not None else "missing" for name in ("bias", "peephole")}
     return sizes | has | weights.options()

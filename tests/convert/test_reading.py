@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from fusedlstm import LSTMCell, LSTMWeights, StackedWeights, StatePool, WeightsFileError, files, pool_files
 from fusedlstm import npy as npy_files
-from fusedlstm.cli import run as running
+from fusedlstm.cli.run_inputs import open_inputs
 from fusedlstm.convert.archives import open_archive
 from fusedlstm.convert.recognise import recognise
 from fusedlstm.stacked import load_weights
@@ -115,6 +115,11 @@ def read_npy(path):
         return npy_files.read(str(path))
 
 
+def read_inputs(path):
+    with open_inputs(str(path), 2, anywhere=False, folder=None) as inputs:
+        return inputs.read(0, inputs.T)
+
+
 def made(folder):
     """Return each reader and a file for it."""
     LSTMWeights.random(2, 3, seed=0).save(folder / "cell")
@@ -122,7 +127,7 @@ def made(folder):
     pool = StatePool(LSTMCell(LSTMWeights.random(2, 3, seed=0), backend="numpy"), 4)
     pool.allocate(2)
     pool.save(folder / "pool")
-    form = pool_files.StateSizes.of(pool._weights_of_states)
+    form = pool_files.StateSizes.of(pool._cell._layers_of_weights)
     array = np.arange(6.0).reshape(1, 3, 2)
     arrays = {"weight_ih_l0": np.zeros((12, 2)), "weight_hh_l0": np.zeros((12, 3))}
     np.savez(folder / "stored.npz", **arrays)
@@ -145,7 +150,7 @@ def made(folder):
         "12.npz": lambda path: dict(open_archive(path)),
         "14.npz": lambda path: dict(open_archive(path)),
         "other.safetensors": lambda path: dict(open_archive(path)),
-        "inputs.npy": lambda path: running._inputs(str(path), 2),
+        "inputs.npy": read_inputs,
         "lengths.npy": read_npy,
     }
 

@@ -92,7 +92,7 @@ def test_eleven_layers_keep_their_order():
     [
         ("weight_ih_l0", "source: wanted a parameter 'weight_ih_l0'"),
         ("weight_hh_l1_reverse", "source: wanted a parameter 'weight_hh_l1_reverse'"),
-        ("bias_hh_l0_reverse", "source: wanted both biases or none; got one of bias_ih_l0_reverse and bias_hh_l0_rev"),
+        ("bias_hh_l0_reverse", "source: wanted both biases or none; got bias_ih_l0_reverse, but bias_hh_l0_r"),
     ],
 )
 def test_incomplete_layers_raise(missing, message):

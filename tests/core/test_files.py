@@ -1,5 +1,7 @@
 """Weights files keep every bit, are written all or nothing, and are refused with a clear reason if damaged."""
 
+import contextlib
+import itertools
 import json
 import os
 import pickle
@@ -17,7 +19,9 @@ from safetensors import safe_open
 from safetensors.numpy import save as to_bytes
 
 from fusedlstm import LSTMWeights, WeightsFileError, files
+from fusedlstm.atomic_write import replacing
 
+from support import moments
 from support.places import DATA
 
 V1_WEIGHT_HR = [
@@ -370,3 +374,38 @@ def test_file_and_folder_are_synced(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "fsync", lambda fd: synced.append(stat.S_ISDIR(os.fstat(fd).st_mode)))
     everything().save(tmp_path / "w")
     assert synced == [False, True]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Python closes the file if `open` is interrupted
+@pytest.mark.filterwarnings("ignore:unclosed scandir iterator:ResourceWarning")
+def test_replacement_interrupted_at_any_moment(tmp_path):
+    """Either the old file or the new one is there, and no other."""
+    path, found = tmp_path / "file", set()
+
+    def write():
+        with replacing(path) as file:
+            file.write(b"ne")
+            file.write(b"w")
+
+    for moment in itertools.count(1):
+        path.write_bytes(b"old")
+        if moments.interrupted(write, moment, also=(contextlib.contextmanager,)) is None:
+            break
+        found.add(path.read_bytes())
+        assert os.listdir(tmp_path) == [path.name], moment
+    assert moment > 20
+    assert found == {b"old", b"new"}
+
+
+def test_errors_while_replacing_name_their_file(tmp_path):
+    """An error about another file passes unchanged. One about no file is of the target, as if the disk is full."""
+    target = tmp_path / "file"
+    for error, filename in (
+        (OSError(5, "Input/output error", "inputs.npy"), "inputs.npy"),
+        (OSError(28, "No space left on device"), str(target)),
+    ):
+        with pytest.raises(OSError) as caught, replacing(target) as file:
+            file.write(b"part")
+            raise error
+        assert caught.value.filename == filename
+        assert not os.listdir(tmp_path)

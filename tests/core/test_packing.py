@@ -51,7 +51,7 @@ def test_pack_and_unpack(B, N, P, order):
     packed = pack_state(state, order=order)
     parts = (state.c, state.h) if order == "ch" else (state.h, state.c)
     np.testing.assert_array_equal(packed, np.concatenate(parts, axis=1))
-    back = unpack_state(packed, N, order=order)
+    back = unpack_state(packed, N, order=order, proj_size=P if P > N else None)
     np.testing.assert_array_equal(back.h, state.h)
     np.testing.assert_array_equal(back.c, state.c)
 
@@ -165,6 +165,7 @@ def test_proj_size_gives_the_width_of_h():
     packed = np.zeros((2, 6))
     assert unpack_state(packed, 4, order="ch", proj_size=2).h.shape == (2, 2)
     assert unpack_state(np.zeros((2, 3, 4)), 4, order="ch", proj_size=4).h.shape == (3, 4)
+    assert unpack_state(np.zeros((2, 24)), 4, order="ch", proj_size=20).h.shape == (2, 20)
     first, second = unpack_state(np.zeros((2, 12)), (4, 3), order="hc", proj_size=(2, None))
     assert (first.h.shape, first.c.shape, second.h.shape, second.c.shape) == ((2, 2), (2, 4), (2, 3), (2, 3))
 
@@ -222,6 +223,18 @@ def test_proj_size_gives_the_width_of_h():
             lambda s: unpack_state(np.zeros((2, 8)), 4, order="ch", proj_size=3),
             ValueError,
             r"packed: wanted shape \(B, N \+ P\) with N \+ P = 4 \+ 3 = 7 columns; got shape \(2, 8\)",
+        ),
+        (
+            lambda s: unpack_state(np.zeros((2, 24)), 4, order="ch"),
+            ValueError,
+            r"packed: wanted shape \(B, N \+ P\) with N = 4 and P at most N; got shape \(2, 24\)\. It is as "
+            r"wide as 3 such layers: for them, pass hidden_size=\[4\] \* 3\. If P = 20, pass proj_size=20",
+        ),
+        (lambda s: unpack_state(np.zeros((2, 18)), 4, order="hc"), ValueError, r"pass hidden_size=\[N of each layer\]"),
+        (
+            lambda s: unpack_state(np.zeros((2, 14)), 4, order="ch", proj_size=3),
+            ValueError,
+            r"got shape \(2, 14\)\. .* as 2 such layers: .* hidden_size=\[4\] \* 2 and proj_size=\[3\] \* 2",
         ),
         (lambda s: unpack_state(np.zeros((2, 8)), (), order="ch"), ValueError, "hidden_size: .*got an empty tuple"),
         (

@@ -218,7 +218,7 @@ def test_padding_and_first_rows(make, given_out, backend):
     olds = [LSTMState(h=layer.h[[4, 0, 2]], c=layer.c[[4, 0, 2]]) for layer in layers]
     for old in olds:
         old.h[1], old.c[1] = 0, 0
-    out = owner.asarray(np.full((6, pool._weights_of_states.output_size), 7.0)) if given_out else None
+    out = owner.asarray(np.full((6, owner._layers_of_weights.output_size), 7.0)) if given_out else None
     wanted, news = advance(owner, x[[1, 3, 4]], olds)
     got = pool.step(owner.asarray(x), slots, is_first=first, out=out)
     assert out is None or got is out

@@ -1,16 +1,28 @@
 """Files of pools restore states bit for bit, are written all or nothing, and load only if they fit."""
 
+import dataclasses
 import json
 import os
 import struct
 import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, WeightsFileError, files, pool_files
+from fusedlstm import (
+    LSTM,
+    LSTMCell,
+    LSTMState,
+    LSTMWeights,
+    OtherWeightsWarning,
+    StackedWeights,
+    WeightsFileError,
+    files,
+    pool_files,
+)
 from fusedlstm.weights import ARRAYS
 
 from support.cells import host
@@ -44,7 +56,7 @@ def contents(pool):
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_round_trip(dtype, stacked, backend, tmp_path):
-    """Load into a pool of other weights and another capacity, which loses its own slots."""
+    """Load into a pool of another capacity, which loses its own slots."""
     path = tmp_path / "pool.safetensors"
     pool = filled(owner_of(backend, dtype, stacked))
     pool.save(path)
@@ -52,7 +64,7 @@ def test_round_trip(dtype, stacked, backend, tmp_path):
     pool.save(str(path))
     assert path.read_bytes() == first, "equal states should give equal bytes"
     for capacity in (6, 9, 1000):
-        other = filled(owner_of(backend, dtype, stacked, seed=5), capacity, (), 6, seed=8)
+        other = filled(owner_of(backend, dtype, stacked), capacity, (), 6, seed=8)
         other.load(path)
         assert contents(other) == contents(pool)
         assert other.slots.tolist() == [0, 2, 3, 5]
@@ -101,6 +113,7 @@ def test_arrays_and_options_of_a_file(tmp_path):
     assert options == {
         "layers": [{"output_size": 2, "hidden_size": 4}, {"output_size": 5, "hidden_size": 5}],
         "dtype": "bfloat16",
+        "weights": pool_files.fingerprint(pool._cell.weights),
     }
     assert {name: (array.dtype.name, array.shape) for name, array in arrays.items()} == {
         "slots": ("int64", (4,)),
@@ -199,6 +212,7 @@ DAMAGED = {
     ),
     "another dtype": ({}, {"dtype": "int8"}, "dtype: wanted one of float64, float32, float16, bfloat16; got int8"),
     "a dtype that is a list": ({}, {"dtype": [1]}, "dtype: wanted one of float64, float32, float16, bfloat16; got [1]"),
+    "weights that are text": ({}, {"weights": "a"}, "weights: wanted the fingerprint of weights, an int; got a"),
     "another option": ({}, {"capacity": 9}, "capacity"),
 }
 
@@ -237,7 +251,7 @@ def test_newer_files(tmp_path):
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    header["__metadata__"]["fusedlstm"] = header["__metadata__"]["fusedlstm"].replace('"version": 1', '"version": 99')
+    header["__metadata__"]["fusedlstm"] = header["__metadata__"]["fusedlstm"].replace('"version": 4', '"version": 99')
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
     refused(filled(owner_of("numpy"), seed=3), path, "is newer than this fusedlstm")
@@ -246,6 +260,76 @@ def test_newer_files(tmp_path):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         make_pool(owner_of("numpy"), 3).load(tmp_path / "absent")
+
+
+# The weights that a file's states are of.
+
+
+def loads_quietly(owner, path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_pool(owner, 9).load(path)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_other_weights_warn(stacked, backend, tmp_path):
+    """Weights that differ in one bit, or in an option, warn before the pool changes. The filter may be an error."""
+    owner, path = owner_of(backend, stacked=stacked), tmp_path / "pool"
+    pool = filled(owner)
+    pool.save(path)
+    layers = [*owner._layers_of_weights.layers]
+    bias = layers[-1].bias.copy()
+    bias[-1] = np.nextafter(bias[-1], 9, dtype=bias.dtype)
+    for last in (dataclasses.replace(layers[-1], bias=bias), dataclasses.replace(layers[-1], cell_clip=3.0)):
+        weights = StackedWeights([*layers[:-1], last]) if stacked else last
+        other = make_pool((LSTM if stacked else LSTMCell)(weights, backend=backend), 9)
+        before = contents(other)
+        with pytest.raises(OtherWeightsWarning, match=r"pool holds states of other weights than this pool's"):
+            other.load(path)
+        assert contents(other) == before
+        with pytest.warns(OtherWeightsWarning) as caught:
+            other.load(path)
+        assert contents(other) == contents(pool)
+        assert caught[0].filename == __file__
+
+
+def test_residual_layers_are_other_weights(tmp_path):
+    weights = StackedWeights.random(4, 4, 2, seed=0)
+    filled(LSTM(weights, backend="numpy")).save(tmp_path / "pool")
+    loads_quietly(LSTM(weights, backend="numpy"), tmp_path / "pool")
+    with pytest.warns(OtherWeightsWarning):
+        make_pool(LSTM(StackedWeights(weights.layers, residual=True), backend="numpy"), 9).load(tmp_path / "pool")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equal_weights_do_not_warn(dtype, backend, tmp_path):
+    """Weights from a file, or a stack of the cell's weights, on any backend."""
+    owner, path = owner_of("numpy", dtype), tmp_path / "pool"
+    filled(owner).save(path)
+    owner.weights.save(tmp_path / "weights")
+    loads_quietly(LSTMCell(LSTMWeights.load(tmp_path / "weights"), backend=backend), path)
+    loads_quietly(LSTM(StackedWeights([owner.weights]), backend=backend), path)
+
+
+def test_set_weights_count_for_the_fingerprint(backend, tmp_path):
+    owner, path = owner_of(backend), tmp_path / "pool"
+    pool = filled(owner)
+    pool.save(path)
+    owner.set_weights(owner_of("numpy", seed=1).weights)
+    with pytest.warns(OtherWeightsWarning):
+        pool.load(path)
+    pool.save(path)
+    loads_quietly(owner_of(backend, seed=1), path)
+
+
+def test_older_files_load_without_a_warning(backend, tmp_path):
+    """Files before version 4 have no fingerprint."""
+    pool, path = filled(owner_of(backend)), tmp_path / "pool"
+    pool.save(path)
+    arrays, options = files.load(path, "StatePool")
+    del options["weights"]
+    files.save(path, "StatePool", arrays, options, 1)
+    loads_quietly(owner_of(backend, seed=5), path)
 
 
 # Saving.

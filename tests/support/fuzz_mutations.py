@@ -8,7 +8,7 @@ import zipfile
 
 from safetensors import deserialize
 
-from fusedlstm.files import _array, _checksum
+from fusedlstm.files import _array, checksum
 
 INTERESTING = [
     0,
@@ -297,7 +297,7 @@ def our_options(data, files, rng):
     about = json.loads(header["__metadata__"]["fusedlstm"])
     about["options"] = change_json(about["options"], rng)
     arrays = {name: _array(entry, "weights") for name, entry in deserialize(data)}
-    about["crc32"] = _checksum(about["options"], arrays)
+    about["crc32"] = checksum(about["options"], arrays)
     header["__metadata__"]["fusedlstm"] = json.dumps(about)
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data[8 + length :]

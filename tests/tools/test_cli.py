@@ -147,16 +147,16 @@ def test_flipped_byte_in_a_state_fails(files, capsys):
 
 
 def test_missing_folder_fails_before_work(files, capsys, monkeypatch):
-    monkeypatch.setattr(running, "_step_through", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(running, "_write", lambda *_, **__: pytest.fail("work was done"))
     assert command(files, "--out", files / "absent" / "o.npz", "--backend", "numpy") == 1
     assert f"--out: wanted a file in a folder that exists; got {files}" in capsys.readouterr().err
 
 
 def test_interrupt_is_one_line(files, capsys, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(running, "_step_through", interrupt)
+    monkeypatch.setattr(running, "_write", interrupt)
     assert command(files, "--backend", "numpy") == 130
     assert capsys.readouterr().err == "fusedlstm: interrupted\n"
 
@@ -180,7 +180,7 @@ def test_progress_bar_on_a_terminal(files, monkeypatch, capsys):
 
     monkeypatch.setattr(tqdm, "tqdm", bar)
     assert command(files, "--backend", "numpy") == 0
-    assert bars == [{"unit": "step", "delay": 1, "disable": None}]
+    assert bars == [{"total": 6, "unit": "step", "delay": 1, "disable": None}]
     assert "6/6" in capsys.readouterr().err
 
 

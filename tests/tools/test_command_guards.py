@@ -372,7 +372,7 @@ def test_zip_bomb_of_states_fails(folder, capsys):
 # The environment.
 
 WORK = {
-    "run": (running, "_step_through"),
+    "run": (running, "_write"),
     "convert": (converting, "_describe"),
     "info": (command_line.blas, "describe"),
     "demo": (digits, "run"),

@@ -35,7 +35,7 @@ BROUGHT = {
         *("output_activation", "gate_activation", "gate_clip", "coupled_gate"),
     },
     3: {"zoneout_c", "zoneout_h"},
-    4: {"directions"},
+    4: {"directions"},  # and the fingerprint of weights in a pool's file
 }
 
 

@@ -1,4 +1,4 @@
-"""`fusedlstm run` with StackedWeights: in chunks of time, with states named after layers."""
+"""`fusedlstm run` with StackedWeights: in parts of the steps, with states named after layers."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 
 from fusedlstm import LSTM, LSTMState, StackedWeights
 from fusedlstm.cli import main as command_line
-from fusedlstm.cli import run as running
+from fusedlstm.cli import run_steps
 
 from support import sequences
 
@@ -82,7 +82,9 @@ def test_run(name, lengths, backend, tmp_path, inputs, capsys):
     if lengths is not None:
         arguments += ["--lengths", tmp_path / "lengths.npy"]
     assert command(tmp_path, weights, *arguments) == 0
-    assert "inputs.out.npz: 7 steps of 3 rows on " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "inputs.out.npz: 7 steps of 3 rows on " in said
+    assert f": {'21' if lengths is None else '10 of 21'} row-steps in " in said
     outputs, finals = sequences.run(weights, inputs.astype(weights.dtype), start, lengths)
     assert_close(result(tmp_path), weights, outputs, finals)
 
@@ -100,25 +102,37 @@ def calls(monkeypatch):
     return calls
 
 
-def test_run_in_chunks_agrees(tmp_path, inputs, calls, monkeypatch):
-    """A chunk is short enough for the widest layer's gates to fit, and the outputs don't change."""
+def test_run_in_parts_agrees(tmp_path, inputs, calls, monkeypatch):
+    """A part is short enough for the widest layer's gates to fit, and the outputs don't change."""
     weights = STACKS["three"]
-    monkeypatch.setattr(running, "_CHUNK", 3 * B * 16 + 15)
+    monkeypatch.setattr(run_steps, "_PART", 3 * B * 16 + 15)
     assert command(tmp_path, weights, "--backend", "numpy", "--lengths", tmp_path / "lengths.npy") == 0
     assert calls == [(3, [3, 0, 3]), (3, [3, 0, 0]), (1, [1, 0, 0])]
     zeros = [LSTMState(h=np.zeros((B, 4), "f4"), c=np.zeros((B, 4), "f4"))] * 3
     assert_close(result(tmp_path), weights, *sequences.run(weights, inputs.astype("f4"), zeros, LENGTHS))
     calls.clear()
-    monkeypatch.setattr(running, "_CHUNK", 1)
+    monkeypatch.setattr(run_steps, "_PART", 1)
     assert command(tmp_path, weights, "--backend", "numpy") == 0
     assert calls == [(1, None)] * T
     assert_close(result(tmp_path), weights, *sequences.run(weights, inputs.astype("f4"), zeros))
 
 
-def test_both_directions_run_in_one_chunk(tmp_path, inputs, calls, monkeypatch):
-    monkeypatch.setattr(running, "_CHUNK", 1)
-    assert command(tmp_path, STACKS["both ways"], "--backend", "numpy") == 0
-    assert calls == [(T, None)]
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize("steps", [1, 3, T])
+def test_both_directions_in_parts_agree(steps, lengths, residual, backend, tmp_path, inputs, monkeypatch):
+    """The backward direction begins in the last part. A row's later parts change nothing."""
+    lower = StackedWeights.random(I, 4, seed=2, bidirectional=True, proj_size=3)
+    upper = StackedWeights.random(6, 4, seed=3, bidirectional=True, proj_size=6)
+    weights = StackedWeights([*lower.layers, *upper.layers], bidirectional=True, residual=[False, residual])
+    monkeypatch.setattr(run_steps, "_PART", steps * B * 16)
+    start = states_of(weights)
+    np.savez(tmp_path / "state.npz", **named(start))
+    arguments = ["--state", tmp_path / "state.npz", "--backend", backend]
+    if lengths is not None:
+        arguments += ["--lengths", tmp_path / "lengths.npy"]
+    assert command(tmp_path, weights, *arguments) == 0
+    assert_close(result(tmp_path), weights, *sequences.run(weights, inputs.astype("f4"), start, lengths))
 
 
 @pytest.mark.parametrize("shape", [(0, B, I), (T, 0, I)])
@@ -196,8 +210,8 @@ def test_out_must_not_be_a_folder(tmp_path, inputs, capsys):
     assert "--out: wanted a file in a folder that exists" in capsys.readouterr().err
 
 
-def test_small_unsigned_lengths_in_chunks(tmp_path, inputs, monkeypatch):
-    monkeypatch.setattr(running, "_CHUNK", 100)
+def test_small_unsigned_lengths_in_parts(tmp_path, inputs, monkeypatch):
+    monkeypatch.setattr(run_steps, "_PART", 100)
     np.save(tmp_path / "lengths.npy", LENGTHS.astype(np.uint8))
     weights = STACKS["three"]
     assert command(tmp_path, weights, "--lengths", tmp_path / "lengths.npy") == 0
