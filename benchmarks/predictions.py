@@ -21,7 +21,7 @@ from benchmarks.step_model import DTYPES, predict
 from fusedlstm.backends import kernel_choice, sequence_choice
 
 FOLDER = Path(__file__).parent
-DATE = "2026-11-29"
+DATE = "2026-11-30"
 ABOUT = f"Predictions of a model, written on {DATE}. No figure here was measured."
 
 # The predictions to keep: all batches of all sizes, and a wide cell with a projection, in each arithmetic.
@@ -71,14 +71,15 @@ def compute() -> dict:
 
 # The sequences to keep, where a scan is possible.
 SEQUENCES = [(B, N, N) for N in (32, 64, 96, 128) for B in (1, 16, 128, 1024, 2048, 4096, 16384)]
-SEQUENCES += [(B, 1024, 128) for B in (1, 128, 512, 2048)]
+SEQUENCES += [(B, 1024, 128) for B in (1, 128, 512, 2048, 4096)]
+_LONG = 64  # steps
 _SCANNED = ("bfloat16", "tf32")
 
 
 def chosen_of_sequences(arithmetic: str, B: int, I: int, N: int) -> str:
     """Return the kernel that the tables have for sequences."""
     about = DTYPES[arithmetic], PRECISIONS[arithmetic], _CAPABILITY
-    return sequence_choice.choose(B, (I, N, N), *about, projects=False, forced=None, can_plan=True)
+    return sequence_choice.choose(_LONG, B, (I, N, N), *about, projects=False, forced=None, can_plan=True)
 
 
 def _sequence(arithmetic: str, B: int, I: int, N: int) -> dict:

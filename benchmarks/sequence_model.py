@@ -4,7 +4,7 @@ A sequence runs in chunks, which are parts of a CUDA graph. x's part of the gate
 told apart here. Kernels that do a whole step multiply x in each step instead. What copies inputs and outputs to and
 from the chunks is the same for all kernels, and isn't counted.
 
-Another launch of kernels/scan.cu takes all steps of the chunk. A step is
+Another launch of kernels/scan.cu takes all steps of the chunk. Each block first loads all weights of h. A step is
 
     barrier + the first 8 rows of a block + its other rows
 
@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks.constants import Gpu
 from benchmarks.limits import ITEMSIZES
 from benchmarks.step_model import DTYPES, FAST, Prediction, Work, planned, predict, product, wide_of
-from benchmarks.tile_shapes import LIBRARY, Tile, tile_of
-from fusedlstm.backends.cuda.scan_tiles import NO_FLAGS, ScanTile, scan_tile
+from benchmarks.tile_shapes import LIBRARY, Tile, shape_of
+from fusedlstm.backends.cuda.scan_tiles import NO_FLAGS, ScanTile, gates_tile, scan_tile
 from fusedlstm.backends.kernel_choice import SCAN
 
 _CAPABILITY = 90
@@ -71,7 +71,9 @@ def predict_sequence(
     if kernel not in ("matmul", SCAN):
         return SequencePrediction(predict(kernel, B=B, I=I, N=N, arithmetic=arithmetic, gpu=gpu), 0.0)
     steps = steps_of_chunk(B, N, arithmetic)
-    tiles = [tile_of("tensor_medium", B * steps, 4 * N, arithmetic)] if kernel == SCAN else LIBRARY
+    tiles = LIBRARY
+    if kernel == SCAN:
+        tiles = [shape_of(gates_tile(B, N, _EXACTLY[arithmetic], _CAPABILITY), arithmetic)]
     of_x = _of_x(gpu, tiles, B * steps, I, N, arithmetic) / steps
     if kernel == SCAN:
         return SequencePrediction(_scan(gpu, B, N, arithmetic, steps), of_x)
@@ -113,7 +115,9 @@ def _scan(gpu: Gpu, B: int, N: int, arithmetic: str, steps: int) -> Prediction:
     item, wide = ITEMSIZES[DTYPES[arithmetic]], wide_of(arithmetic)
     shared = B * N * (4 * wide + item) / gpu.l2
     busiest = sum(parts.values()) / gpu.clock
-    slowest, overhead = max(parts, key=parts.__getitem__), (gpu.node + gpu.fill) / steps
+    weights = 4 * N * N * item
+    load = max(rounds * weights / gpu.port / gpu.clock, blocks * weights / gpu.l2)
+    slowest, overhead = max(parts, key=parts.__getitem__), (gpu.node + gpu.fill + load) / steps
     seconds, bound = (busiest, slowest) if busiest >= shared else (shared, "L2")
     return Prediction(overhead + seconds, "launch" if overhead > seconds else bound)
 

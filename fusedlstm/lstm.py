@@ -158,7 +158,8 @@ class LSTM(Sequenceable):
     def kernels(self, steps: int, batch: int) -> tuple[str, ...]:
         """Return the kernel of each layer and direction in sequences of T steps and B rows.
 
-        These are "numpy", or on a GPU names from `kernel`. They don't depend on T so far.
+        These are "numpy", or on a GPU names from `kernel`. Where "scan" leaves one or two steps over, these are single
+        steps by "tensor_medium". So is a whole sequence of one or two steps.
 
         Args:
             steps: T, at least 1.
@@ -169,8 +170,7 @@ class LSTM(Sequenceable):
             ValueError: an argument is less than 1.
             BackendUnavailableError: steps can't be planned on this GPU; the message says why.
         """
-        check_size("steps", steps, 1)
-        return self._layers.kernels(check_size("batch", batch, 1))
+        return self._layers.kernels(check_size("steps", steps, 1), check_size("batch", batch, 1))
 
     def step(
         self,

@@ -181,9 +181,10 @@ SCAN_DTYPES = [dtype for dtype in DTYPES if dtype.itemsize < 8]
 SCAN_TILES = [scan_tiles.ScanTile(128, rows) for rows in (8, 16)]
 
 
-def gates_kernels():
-    """Return the kernels that compute x's part for scans."""
-    return [scan_kernels.gates_kernel(dtype, aligned) for dtype, aligned in product(SCAN_DTYPES, (True, False))]
+def gates_kernels(architecture):
+    """Return the kernels that compute x's part for scans on an architecture."""
+    used = [scan_tiles.gates_tile(B, 128, SCAN_DTYPES[0], architecture) for B in (1, 1 << 20)]
+    return [scan_kernels.gates_kernel(*each) for each in product(dict.fromkeys(used), SCAN_DTYPES, (True, False))]
 
 
 def scan_kernels_on(architecture):
@@ -225,7 +226,7 @@ def instances():
         for kernel in step_kernels_on(*case, architecture):
             architectures.setdefault(kernel.name, (kernel, set()))[1].add(architecture)
     for architecture in FAMILIES:
-        for kernel in (*gates_kernels(), *scan_kernels_on(architecture)):
+        for kernel in (*gates_kernels(architecture), *scan_kernels_on(architecture)):
             architectures.setdefault(kernel.name, (kernel, set()))[1].add(architecture)
     return architectures | {kernel.name: (kernel, set(ARCHITECTURES)) for kernel in kernels}
 

@@ -3,8 +3,9 @@
 "scan" computes x's part of the gates of many steps in one launch, and takes all of these steps in another. The other
 kernels are those of single steps: see `kernel_choice`.
 
-A row's steps sum in the order of "tensor_medium". Batch-invariant sequences still use that kernel, as only a GPU can
-show that both give the same bits.
+A row's steps sum in the order of "tensor_medium". That kernel takes the place of a scan of few steps, so the bits don't
+depend on the pieces that a sequence is cut into. Batch-invariant sequences always use it, as only a GPU can show that
+both give the same bits.
 """
 
 from __future__ import annotations
@@ -22,16 +23,19 @@ if TYPE_CHECKING:
 
 NAMES = (*kernel_choice.NAMES, SCAN)
 MOST_UNITS = 128  # of a scan, whose block has all units
+FEWEST_STEPS = 3  # of a scan, by the same model as the tables. Its two launches take longer than one or two steps
+OF_FEW_STEPS = "tensor_medium"
 _MOST_OF_TF32 = 96  # of a scan on GPUs with little shared memory, where the weights take half of it
 
 # Up to this many units N, sequences of up to this many rows B are scans. A model of an H200 predicts it
 # (benchmarks/sequence_model.py). The model knows no other architecture, so all use these tables.
 _ROWS = ((64, 4096), (MOST_UNITS, 2048))
 # For each arithmetic: the most inputs B I of a step. With more, products of another kernel save more than the scan.
-_INPUTS = {"bfloat16": 1 << 20, "float16": 1 << 20, "tf32": 1 << 19}
+_INPUTS = {"bfloat16": 1 << 22, "float16": 1 << 22, "tf32": 1 << 20}
 
 
 def choose(
+    steps: int,
     B: int,
     size: tuple[int, int, int],
     dtype: str,
@@ -43,22 +47,23 @@ def choose(
     can_plan: bool,
     measured: Measured | None = None,
 ) -> str:
-    """Return the kernel of a layer's sequences. It depends on neither T nor other layers.
+    """Return the kernel of a layer's sequences. It doesn't depend on other layers.
 
     Args:
+        steps: the most steps that one graph takes.
         B: rows.
         size: I, N and P.
         dtype: the name of the dtype of x and h.
         precision: the precision of float32 matmuls.
         capability: the GPU's compute capability, 90 for 9.0.
         projects: whether the layer projects h.
-        forced: a kernel that the user named or batch_invariant needs, unchecked.
+        forced: a kernel that the user named or batch_invariant needs, unchecked. Few steps don't scan, either way.
         can_plan: whether nvmath-python is there, without which "matmul" can't be planned.
         measured: times of the layer's single steps on this GPU, or None. They don't count where the layer scans.
     """
     about = dtype, precision, capability
     if forced == SCAN or (forced is None and _scans(B, size, *about, projects=projects)):
-        return SCAN
+        return SCAN if steps >= FEWEST_STEPS else OF_FEW_STEPS
     (kernel,) = kernel_choice.runnable_layers(
         B, (size,), *about, forced=of_steps(forced), can_plan=can_plan, measured=(measured,)
     )

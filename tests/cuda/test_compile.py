@@ -285,7 +285,7 @@ def test_functions_of_steps(tile, dtype):
 def test_scans_compile_without_spills(dtype, architecture):
     """Compile the largest tiles. Weights stay in registers, and a step has the expected instructions."""
     kernels = [each for each in resources.scan_kernels_on(architecture) if each.struct.types["T"] == dtype]
-    of_x = [each for each in resources.gates_kernels() if each.struct.types["T"] == dtype]
+    of_x = [each for each in resources.gates_kernels(architecture) if each.struct.types["T"] == dtype]
     each_compiled((*of_x, *kernels), architecture)
     for kernel in (*of_x, *kernels):
         assert_compiles(kernel, architecture)

@@ -13,6 +13,7 @@ from fusedlstm import lstm_pointwise
 from fusedlstm.backends.cuda.arguments import GatesArguments
 from fusedlstm.backends.cuda.scan_kernels import gate_order, gates_kernel
 from fusedlstm.backends.cuda.scan_tiles import LAST, NO_FLAGS, ZEROS, ScanTile
+from fusedlstm.backends.cuda.tiles import TENSOR_LARGE, TENSOR_MEDIUM
 from fusedlstm.functions import Functions
 
 from emulation import FORWARD, REVERSE, Module, preempting
@@ -22,7 +23,6 @@ from support.emulated import needs_emulation
 from support.kernel_cases import CELL_CLIP, DTYPES, assert_same_bits, assert_state_close, copies, wide
 from support.places import KERNELS
 from support.scan_cases import (
-    STEP_TILE,
     Instance,
     Layout,
     by_steps,
@@ -232,12 +232,13 @@ def test_scan_is_near_the_formula(functions, name):
     ids=str,
 )
 @pytest.mark.parametrize("name", ["__half", "__nv_bfloat16", "float"])
-def test_gates(name, schedule):
-    """lstm_gates sums in the order of K, whether rows can be staged or can't."""
-    dtype, R, each = DTYPES[name], STEP_TILE.rows, 64 // DTYPES[name].itemsize
-    module = Module(KERNELS / "gates.cu", [gates_name(name, aligned) for aligned in (True, False)], mode="check")
+@pytest.mark.parametrize("tile", [TENSOR_MEDIUM, TENSOR_LARGE], ids=["medium", "large"])
+def test_gates(tile, name, schedule):
+    """lstm_gates sums in the order of K, whatever its tile, and whether rows can be staged or can't."""
+    dtype, R, U, each = DTYPES[name], tile.rows, tile.units, 64 // DTYPES[name].itemsize
+    module = Module(KERNELS / "gates.cu", [gates_name(tile, name, aligned) for aligned in (True, False)], mode="check")
     for aligned in (True, False):
-        for rows, I, N in ((1, 1, 1), (R, each, 16), (R + 1, 5 * each + 1, 33), (R - 1, 0, 15)):
+        for rows, I, N in ((1, 1, 1), (R, each, U), (R + 1, 5 * each + 1, 2 * U + 1), (R - 1, 0, U - 1)):
             random = np.random.default_rng(I)
             x = columns_of(random, rows, I, dtype, 16 // dtype.itemsize if aligned else 1)
             weight = random.standard_normal((4 * N, I)).astype(dtype)
@@ -245,20 +246,20 @@ def test_gates(name, schedule):
                 weight = to_tf32(weight).astype(dtype)
             want = sequential_gates(to_tf32(x)[None] if name == "float" else x[None], weight)[0][:, gate_order(N)]
             gates = columns_of(random, rows, 4 * N, np.dtype(np.float32), 4)
-            packed = interleaved(weight, weight[:, :0], STEP_TILE.units)
+            packed = interleaved(weight, weight[:, :0], U)
             arguments = GatesArguments(matrix(x), matrix(packed), matrix(gates), rows, I, N)
-            module.function(gates_name(name, aligned))(
-                STEP_TILE.grid(rows, N),
-                (STEP_TILE.threads,),
+            module.function(gates_name(tile, name, aligned))(
+                tile.grid(rows, N),
+                (tile.threads,),
                 [by_value(arguments, T=dtype)],
-                shared_mem=STEP_TILE.shared_bytes,
+                shared_mem=tile.shared_bytes,
                 schedule=schedule,
             )
             assert_same_bits(f"gates of {rows} rows", gates + 0.0, want.astype(np.float32) + 0.0)
 
 
-def gates_name(name, aligned):
-    return gates_kernel(DTYPES[name], aligned).name
+def gates_name(tile, name, aligned):
+    return gates_kernel(tile, DTYPES[name], aligned).name
 
 
 @pytest.mark.parametrize("name", ["__nv_bfloat16", "float"])

@@ -35,8 +35,14 @@ def chunks(T: int, most: int) -> Iterator[tuple[int, int]]:
             start += size
 
 
-def kernels_of(engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
-    """Return the kernel of each layer in sequences of B rows, as `sequence_choice` has it.
+def most_steps(engines: Sequence[CudaCell], B: int) -> int:
+    """Return the most steps of a chunk of B rows."""
+    limit = steps_that_fit(engines, B)
+    return next(size for size in SIZES if size <= limit)
+
+
+def kernels_of(engines: Sequence[CudaCell], steps: int, B: int) -> tuple[str, ...]:
+    """Return the kernel of each layer in graphs of at most so many steps of B rows, as `sequence_choice` has it.
 
     Raises:
         BackendUnavailableError: a step needs matmul, which can't be planned here.
@@ -47,7 +53,7 @@ def kernels_of(engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
         weights = engine.weights
         about = weights.dtype.name, engine.precision, weights.capability
         kernel = sequence_choice.choose(
-            *(B, (weights.I, weights.N, weights.P), *about),
+            *(steps, B, (weights.I, weights.N, weights.P), *about),
             projects=weights.weight_hr is not None,
             forced=engine.sequence_kernel,
             can_plan=can_plan,
@@ -125,9 +131,8 @@ class _Graphs:
 
     def __init__(self, index: int, engines: Sequence[CudaCell], residual: Sequence[bool], form: Form) -> None:
         self.form = form
-        limit = steps_that_fit(engines, form.B)
-        self._most = next(size for size in SIZES if size <= limit)
-        self._static = StaticSequence(engines, residual, kernels_of(engines, form.B), self._most, form)
+        self._most = most_steps(engines, form.B)
+        self._static = StaticSequence(engines, residual, kernels_of(engines, self._most, form.B), self._most, form)
         self._by_steps: dict[int, Any] = {}
         self._turns = Turns(index)
         stream = self._turns.begin()

@@ -13,15 +13,15 @@ from fusedlstm.backends.cuda.function_types import functions_type
 from fusedlstm.backends.cuda.runtime.kernel import Kernel, Launch
 from fusedlstm.backends.cuda.runtime.strides import is_aligned
 from fusedlstm.backends.cuda.runtime.structs import Struct
-from fusedlstm.backends.cuda.scan_tiles import LAST, NO_FLAGS, ZEROS, ScanTile, scan_tile
+from fusedlstm.backends.cuda.scan_tiles import LAST, NO_FLAGS, ZEROS, ScanTile, gates_tile, scan_tile
 from fusedlstm.backends.cuda.step_kernels import can_stage
-from fusedlstm.backends.cuda.tiles import TENSOR_MEDIUM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.backends.cuda.device_weights import DeviceWeights
+    from fusedlstm.backends.cuda.tiles import Tile
     from fusedlstm.functions import Functions
 
 _PAIR = 2  # units that a thread moves as one, if sizes and addresses allow it
@@ -133,28 +133,30 @@ def scan_launch(directions: Sequence[Scan], capability: int) -> Launch:
 
 
 @functools.cache
-def gates_kernel(dtype: np.dtype[Any], aligned: bool) -> Kernel:
-    """Return the instance of kernels/gates.cu for a dtype, and for rows of x that can be staged or can't."""
-    name = f"lstm_gates<{TENSOR_MEDIUM.c_name(dtype)}, {str(aligned).lower()}>"
-    return Kernel("gates.cu", name, Struct(GatesArguments, T=dtype), TENSOR_MEDIUM.shared_bytes)
+def gates_kernel(tile: Tile, dtype: np.dtype[Any], aligned: bool) -> Kernel:
+    """Return the instance of kernels/gates.cu for these template arguments. `aligned`: rows of x can be staged."""
+    name = f"lstm_gates<{tile.c_name(dtype)}, {str(aligned).lower()}>"
+    return Kernel("gates.cu", name, Struct(GatesArguments, T=dtype), tile.shared_bytes)
 
 
-def gates_launch(weights: DeviceWeights, x: Any, gates: Any) -> Launch:
+def gates_launch(weights: DeviceWeights, x: Any, gates: Any, B: int) -> Launch:
     """Return the launch of kernels/gates.cu, which writes x's part of the gates in `gate_order`.
 
     Args:
         weights: the layer's weights.
-        x: (B, I), all rows of some steps. Each row is contiguous, and the row stride may be any.
-        gates: (B, 4N) in the arithmetic's dtype, contiguous.
+        x: (rows, I), all rows of some steps. Each row is contiguous, and the row stride may be any.
+        gates: (rows, 4N) in the arithmetic's dtype, contiguous.
+        B: the rows of a step.
     """
-    B, interleaved = len(x), weights.interleaved(weights.dtype == np.float32)
+    rows, interleaved = len(x), weights.interleaved(weights.dtype == np.float32)
+    tile = gates_tile(B, weights.N, weights.dtype, weights.capability)
     arguments = GatesArguments(
         x=Matrix.of(x),
         weight=Matrix.of(interleaved.weight),
         gates=Matrix.of(gates),
-        B=B,
+        B=rows,
         I=weights.I,
         N=weights.N,
     )
-    kernel = gates_kernel(weights.dtype, can_stage(x))
-    return Launch(kernel, TENSOR_MEDIUM.grid(B, weights.N), (TENSOR_MEDIUM.threads,), arguments)
+    kernel = gates_kernel(tile, weights.dtype, can_stage(x))
+    return Launch(kernel, tile.grid(rows, weights.N), (tile.threads,), arguments)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cupy
 
 from fusedlstm.backends.base import SequenceEngine
-from fusedlstm.backends.cuda.chunked_sequence import ChunkedSequence, kernels_of
+from fusedlstm.backends.cuda.chunked_sequence import ChunkedSequence, chunks, kernels_of, most_steps
 from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.pinned import Uploads
 from fusedlstm.backends.cuda.runtime.streams import check_not_captured
@@ -58,8 +58,15 @@ class CudaSequence(SequenceEngine):
             else:
                 self._parts[0].run(engines, run, marks)
 
-    def kernels(self, engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
-        return kernels_of(engines, B)
+    def kernels(self, engines: Sequence[CudaCell], T: int, B: int) -> tuple[str, ...]:
+        together = [engines]
+        if self._bidirectional:
+            together = [engines[k : k + 1] for k in range(len(engines))]
+        found: tuple[str, ...] = ()
+        for each in together:
+            _, steps = next(chunks(T, most_steps(each, B)))  # the first chunk has the most steps
+            found += kernels_of(each, steps, B)
+        return found
 
     def _marks(self, run: SequenceRun) -> Marks:
         """Return the marks of a call, and queue their uploads."""
