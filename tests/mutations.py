@@ -64,7 +64,8 @@ INTERLEAVE = "test_interleave and __half"
 PAD = "test_pad and __half"
 ROUNDING = "test_rounding"
 FAR_APART = "test_offsets_beyond and interleave"
-GATES = "test_gates and __half"
+GATES = "test_gates and medium-__half"
+GATES_LARGE = "test_gates and large-__half"
 SCAN = "test_scan_has and __nv_bfloat16-1"
 SCAN_ROWS = "test_scan_has and __half-10"
 SCAN_TF32 = "test_scan_has and float-6"
@@ -1339,6 +1340,8 @@ GATES_KERNEL = [
         "sums.at[gate] = tile.sum(k, group, gate, e)",
         "sums.at[gate] = tile.sum(k, group, gate, 0)",
     ),
+    ("units of the first group", "tile.unit(group) + e", "tile.unit(0) + e", GATES_LARGE),
+    ("gates of the first group", "tile.sum(k, group, gate", "tile.sum(k, 0, gate", GATES_LARGE),
     ("no barrier after the rows", "  __syncthreads();\n  tile.template", "  tile.template"),
 ]
 
@@ -1451,7 +1454,7 @@ MUTATIONS = [
         Mutation("interleave.cu", what, old, new, *tests or [INTERLEAVE])
         for what, old, new, *tests in INTERLEAVE_KERNEL
     ),
-    *(Mutation("gates.cu", what, old, new, GATES) for what, old, new in GATES_KERNEL),
+    *(Mutation("gates.cu", what, old, new, *tests or [GATES]) for what, old, new, *tests in GATES_KERNEL),
     *(Mutation("scan_flags.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_FLAGS),
     *(Mutation("scan_gates.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_GATES),
     *(Mutation("scan_tile.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_TILE),

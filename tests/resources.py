@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
+from itertools import chain, product
 from typing import NamedTuple
 
 import ml_dtypes
@@ -161,8 +161,11 @@ def zoneout_kernels():
         yield step_launches.project_kernel(tile, dtype, width, part)
 
 
-def sequence_kernels():
-    """Yield kernels of sequences: lstm_pointwise with and without flags, and the others with idle rows."""
+def sequence_kernels_on(architecture):
+    """Yield kernels of sequences: lstm_pointwise with and without flags, and the others with idle rows.
+
+    Steps and projections are those of tiles that the architecture uses.
+    """
     for dtype in DTYPES:
         for width, options in product((1, 4), (False, True)):
             flags = options, options, options, True
@@ -170,6 +173,8 @@ def sequence_kernels():
         for part in (0.0, 0.2):
             yield launch.finish_kernel(dtype, part, sequence=True)
     for tile, dtype in TILES:
+        if tile not in tiles_of(dtype, architecture):
+            continue
         width = 2 if tile.pairs else 1
         for bytes_of_m in (0, tile.bytes_of_m(tile.units, dtype)):
             yield step_launches.step_kernel(tile, dtype, PLAIN, True, True, True, width, bytes_of_m, idle=True)
@@ -218,15 +223,15 @@ def instances():
     architectures = {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in of_options}
     of_functions = [kernel for case in TILES_OF_FUNCTIONS for kernel in functions_kernels(*case)]
     architectures |= {
-        kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS})
-        for kernel in (*of_functions, *zoneout_kernels(), *sequence_kernels())
+        kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in (*of_functions, *zoneout_kernels())
     }
     architectures |= {kernel.name: (kernel, set(WITH_TF32)) for kernel in rounding_kernels()}
     for case, architecture in product(TILES, WITH_TF32):
         for kernel in step_kernels_on(*case, architecture):
             architectures.setdefault(kernel.name, (kernel, set()))[1].add(architecture)
     for architecture in FAMILIES:
-        for kernel in (*gates_kernels(architecture), *scan_kernels_on(architecture)):
+        of_sequences = sequence_kernels_on(architecture), gates_kernels(architecture), scan_kernels_on(architecture)
+        for kernel in chain.from_iterable(of_sequences):
             architectures.setdefault(kernel.name, (kernel, set()))[1].add(architecture)
     return architectures | {kernel.name: (kernel, set(ARCHITECTURES)) for kernel in kernels}
 

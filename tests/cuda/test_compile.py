@@ -265,11 +265,14 @@ def test_blocks_at_once():
     assert [blocks(architecture, 32) for architecture in (80, 86, 89)] == [32, 16, 24]
 
 
-def test_kernels_of_sequences_compile():
-    kernels = tuple(resources.sequence_kernels())
-    each_compiled(kernels, MAIN)
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(each, marks=[pytest.mark.nightly] * (each != MAIN)) for each in resources.FAMILIES]
+)
+def test_kernels_of_sequences_compile(architecture):
+    kernels = tuple(resources.sequence_kernels_on(architecture))
+    each_compiled(kernels, architecture)
     for kernel in kernels:
-        assert_compiles(kernel, MAIN)
+        assert_compiles(kernel, architecture)
 
 
 @pytest.mark.parametrize(("tile", "dtype"), of_tiles(resources.TILES_OF_FUNCTIONS))

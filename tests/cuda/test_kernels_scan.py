@@ -37,6 +37,7 @@ from support.structs import by_value, matrix
 pytestmark = needs_emulation
 
 SMALL, MORE = ScanTile(32, 8), ScanTile(32, 16)
+KEPT_FLAGS = 4  # steps whose flags a block keeps
 SCHEDULES = [FORWARD, REVERSE, preempting(seed=3)]
 ZONEOUT = Functions(zoneout_c=0.1, zoneout_h=0.2)
 
@@ -147,6 +148,26 @@ def test_larger_blocks_have_the_bits_of_steps(functions, instance):
         before = copies(a)
         launch_scan(scan, instance, (layout, a))
         assert_same(instance, a, by_steps(step, instance, layout, before))
+
+
+EDGES = [
+    pytest.param(Instance("__nv_bfloat16", SMALL, width=1), id="plain", marks=pytest.mark.nightly),
+    pytest.param(Instance("float", SMALL, ZONEOUT, True, True, LAST, 1), id="all options", marks=pytest.mark.nightly),
+]
+
+
+@pytest.mark.parametrize("instance", EDGES)
+def test_edges_of_scans(functions, instance):
+    """All sizes around the flags kept, the rows of a block, and its units. More units take the next larger block."""
+    sizes = (0, 1, KEPT_FLAGS - 1, KEPT_FLAGS, KEPT_FLAGS + 1), (1, 7, 8, 9), (1, 31, 32, 33)
+    for seed, (T, B, N) in enumerate(itertools.product(*sizes)):
+        units = 32 if N <= 32 else 64
+        each, layout = replace(instance, tile=ScanTile(units, 8)), Layout(T, B, N, residual=True, reverse=seed % 2 == 1)
+        a = random_scan(each, layout, seed)
+        before = copies(a)
+        scan, step = functions(each)
+        launch_scan(scan, each, (layout, a))
+        assert_same(each, a, by_steps(step, each, layout, before))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES[1:], ids=str)

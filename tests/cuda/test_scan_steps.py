@@ -100,7 +100,7 @@ def test_sequencers_scan(bidirectional):
     assert "lstm_step" not in nodes
 
 
-@pytest.mark.parametrize("T", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("T", [1, 2, 3, 5, 9, pytest.param(69, marks=pytest.mark.nightly)])
 def test_a_scan_leaves_single_steps(T, monkeypatch):
     """Both orders of scans and single steps carry h, c, resets and last outputs, in one graph or several."""
     monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", GATES_OF_FOUR)
