@@ -51,9 +51,10 @@ class LSTM(Sequenceable):
         kernel: the kernel of every layer's steps on a GPU, as in LSTMCell. With None, measured times or a table choose
             for each layer. In a Stepper or a pool, all layers use "matmul" if one would, unless measured times say that
             the other kernels are faster in total. Here, the name may also be "scan", for sequences alone. It takes many
-            steps in two launches, for layers of up to 128 units without a projection, in float16, bfloat16, and float32
-            with precision="high". With None, a table says which sequences scan. Single steps, Steppers and pools choose
-            as without a name. Their last bits may differ from those of a scan.
+            steps in two launches, for layers of up to 128 units in float16, bfloat16, and float32 with
+            precision="high". Only 16 bits may have a projection, to at most as many columns as units. With None, a
+            table says which sequences scan. Single steps, Steppers and pools choose as without a name. Their last bits
+            may differ from those of a scan.
 
     Raises:
         TypeError: `weights` is not a StackedWeights or an LSTMWeights, a flag is not a bool, or `kernel` is not a str.

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain, product
 from typing import NamedTuple
 
@@ -184,6 +185,8 @@ def sequence_kernels_on(architecture):
 # The dtypes of scan.cu, and its tiles with the most registers: of 8 rows, and of more.
 SCAN_DTYPES = [dtype for dtype in DTYPES if dtype.itemsize < 8]
 SCAN_TILES = [scan_tiles.ScanTile(128, rows) for rows in (8, 16)]
+# Scans that also project: those of 16 bits.
+PROJECTING = list(product([dtype for dtype in SCAN_DTYPES if dtype.itemsize == 2], SCAN_TILES))
 
 
 def gates_kernels(architecture):
@@ -197,6 +200,10 @@ def scan_kernels_on(architecture):
     for dtype, tile in product(SCAN_DTYPES, SCAN_TILES):
         yield scan_kernels.scan_kernel(tile, dtype, PLAIN, False, False, scan_tiles.NO_FLAGS, 2)
         yield scan_kernels.scan_kernel(tile, dtype, PLAIN, True, True, scan_tiles.LAST, 2)
+    for dtype, tile in PROJECTING:
+        projecting = replace(tile, projects=True)
+        yield scan_kernels.scan_kernel(projecting, dtype, PLAIN, False, False, scan_tiles.NO_FLAGS, 2)
+        yield scan_kernels.scan_kernel(projecting, dtype, PLAIN, True, True, scan_tiles.LAST, 2)
     if architecture != ARCHITECTURE_OF_OPTIONS:
         return
     of_bfloat16, of_float32 = SCAN_DTYPES[-1], SCAN_DTYPES[0]

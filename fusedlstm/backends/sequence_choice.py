@@ -72,8 +72,8 @@ def choose(
 
 def _scans(B: int, size: tuple[int, int, int], dtype: str, precision: str, capability: int, *, projects: bool) -> bool:
     """Return whether a layer can scan on this GPU, and is predicted to be fastest then."""
-    I, N, _ = size
-    if _limit(N, dtype, precision, projects=projects) or reason_against_device(N, dtype, precision, capability):
+    I, N, P = size
+    if _limit(N, P, dtype, precision, projects=projects) or reason_against_device(N, dtype, precision, capability):
         return False
     rows, inputs = next(rows for most, rows in _ROWS if most >= N), _INPUTS[kernel_choice.arithmetic(dtype, precision)]
     return rows >= B and inputs >= B * I
@@ -88,19 +88,21 @@ def reason_against(layers: Sequence[LSTMWeights], precision: str) -> str | None:
     """Return why these layers can't all be scanned on any GPU, or None if they can."""
     for k, layer in enumerate(layers):
         projects = layer.weight_hr is not None
-        limit = _limit(layer.hidden_size, layer.dtype.name, precision, projects=projects)
+        limit = _limit(layer.hidden_size, layer.output_size, layer.dtype.name, precision, projects=projects)
         if limit is not None:
             return limit if len(layers) == 1 else f"{limit} (layers[{k}])"
     return None
 
 
-def _limit(N: int, dtype: str, precision: str, *, projects: bool) -> str | None:
+def _limit(N: int, P: int, dtype: str, precision: str, *, projects: bool) -> str | None:
     """Return why a layer can't be scanned on any GPU."""
     reason = kernel_choice.reason_against(SCAN, dtype, precision)
-    if reason is None and projects:
-        reason = "scan has no projection"
     if reason is None and N > MOST_UNITS:
         reason = f"scan has at most {MOST_UNITS} units, and a layer has {N}"
+    if reason is None and P > N:
+        reason = f"scan projects N units to at most N columns, and a layer projects {N} to {P}"
+    if reason is None and projects and kernel_choice.arithmetic(dtype, precision) == "tf32":
+        reason = "with TF32, scan has no projection"  # registers don't suffice on all GPUs
     return reason
 
 

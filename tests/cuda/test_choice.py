@@ -60,7 +60,20 @@ NO_SCANS = {
     "IEEE float32": ((3, 4), {}, "float32", {}, f"scan {TENSOR_ONLY}"),
     "float64": ((3, 4), {}, "float64", {"precision": "high"}, f"scan {TENSOR_ONLY}"),
     "many units": ((3, 129), {}, "float16", {}, "scan has at most 128 units, and a layer has 129 (layers[0])"),
-    "a projection": ((3, 4), {"proj_size": 4}, "float16", {}, "scan has no projection (layers[0])"),
+    "a TF32 projection": (
+        (3, 4),
+        {"proj_size": 4},
+        "float32",
+        {"precision": "high"},
+        "with TF32, scan has no projection (layers[0])",
+    ),
+    "many columns": (
+        (3, 4),
+        {"proj_size": 5},
+        "float16",
+        {},
+        "scan projects N units to at most N columns, and a layer projects 4 to 5 (layers[0])",
+    ),
     "batch invariance": (
         *((3, 4), {}, "float16", {"batch_invariant": True}),
         "Batch-invariant steps always use this kernel, which sums every row in the same order",
@@ -153,7 +166,7 @@ def choose(B, I, N, dtype="bfloat16", capability=90, *, steps=3, precision="high
         ({"dtype": "float16", "capability": 120}, {"dtype": "float64"}),
         ({"capability": 80}, {"capability": 75}),
         ({"forced": "scan", "B": 1 << 20}, {"forced": "tensor_small"}),
-        ({}, {"projects": True}),
+        ({"projects": True}, {"projects": True, "dtype": "float32"}),
     ],
 )
 def test_which_sequences_scan(scans, others):

@@ -150,6 +150,45 @@ def test_larger_blocks_have_the_bits_of_steps(functions, instance):
         assert_same(instance, a, by_steps(step, instance, layout, before))
 
 
+# Projections in each dtype, with all kinds of flags and both sizes of a block that are told apart.
+PROJECTS, MORE_PROJECTS = replace(SMALL, projects=True), replace(MORE, projects=True)
+PROJECTING = [
+    pytest.param(Instance("__nv_bfloat16", PROJECTS), id="plain"),
+    pytest.param(Instance("__half", MORE_PROJECTS, ZONEOUT, True, True, LAST, 2), id="all options"),
+    pytest.param(
+        Instance("__nv_bfloat16", PROJECTS, general(3), False, True, ZEROS, 1),
+        id="functions",
+        marks=pytest.mark.nightly,
+    ),
+    pytest.param(
+        Instance("__nv_bfloat16", ScanTile(64, 16, True), Functions(), True, False, LAST, 1),
+        id="wide",
+        marks=pytest.mark.nightly,
+    ),
+    pytest.param(Instance("__half", ScanTile(96, 8, True), Functions(), True, True, LAST, 2), id="wider"),
+]
+
+
+@pytest.mark.parametrize("instance", PROJECTING)
+def test_scan_projects(functions, instance):
+    """h has P columns, up to as many as there are units. Its clip is in reach."""
+    scan, step = functions(instance)
+    R, U, W = instance.tile.rows, instance.tile.units, instance.width
+    for k, layout in enumerate(
+        [
+            Layout(5, R + 1, U - 2, residual=True, P=U - 2),
+            Layout(3, R, U, ("zeros", "one row"), "every", reverse=True, in_place=False, P=W),
+            Layout(4, R - 1, U - 4 * W, ("one row", "zeros"), "ends", bias=False, states=False, P=U // 2 + W),
+            Layout(0, 3, U, P=U),
+            Layout(4, 9, U - W, ("rows", "zeros"), reverse=True, residual=True, P=U // 2 - W),
+        ]
+    ):
+        a = random_scan(instance, layout, seed=k)
+        before = copies(a)
+        launch_scan(scan, instance, (layout, a))
+        assert_same(instance, a, by_steps(step, instance, layout, before))
+
+
 EDGES = [
     pytest.param(Instance("__nv_bfloat16", SMALL, width=1), id="plain", marks=pytest.mark.nightly),
     pytest.param(Instance("float", SMALL, ZONEOUT, True, True, LAST, 1), id="all options", marks=pytest.mark.nightly),

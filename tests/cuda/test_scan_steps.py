@@ -53,11 +53,13 @@ CELLS = {
     "plain": {"dtype": "bfloat16"},
     "residual": {"dtype": "float16", "residual": [False, True], "peephole": True},
     "zoneout": {"dtype": "float32", "zoneout_c": 0.1, "zoneout_h": 0.2, "cell_clip": 0.5},
+    "projection": {"dtype": "bfloat16", "proj_size": 6, "proj_clip": 0.2, "zoneout_h": 0.2, "residual": [True, True]},
 }
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_scans_have_the_bits_of_steps(name):
+    """A projection is narrower than the cell, so h and c differ in width."""
     lstm, stepping = (make(kernel=kernel, **CELLS[name]) for kernel in ("scan", "tensor_medium"))
     xs, states = arguments(lstm, 21)
     is_first = np.random.default_rng(1).random((21, B)) < 0.3

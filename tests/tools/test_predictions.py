@@ -199,11 +199,11 @@ def close(seconds):
     return pytest.approx(seconds, rel=1e-3, abs=1e-10)
 
 
-def scanned(B, **rates):
+def scanned(B, P=None, **rates):
     """Predict a step of a scan of 128 units and inputs. Rates other than those that take no time are given."""
     none = dict.fromkeys(("node", "fill", "chain", "mma", "barrier"), 0)
     gpu = Gpu(**PLAIN | {"port": 1e18, "l2": 1e18} | none | rates)
-    return predict_sequence("scan", B=B, I=128, N=128, arithmetic="bfloat16", gpu=gpu)
+    return predict_sequence("scan", B=B, I=128, N=128, P=P, arithmetic="bfloat16", gpu=gpu)
 
 
 def test_a_scan_by_hand():
@@ -228,6 +228,20 @@ def test_a_scan_by_hand():
     assert near(scanned(8 * 13, port=1).step)[0] == close(rounds)
 
 
+def test_a_projection_of_a_scan_by_hand():
+    """A second barrier and product follow, of 128 columns for each of 8 rows. Other batches only add resources."""
+
+    def projected(B, **rates):
+        return scanned(B, P=64, **rates).step.seconds
+
+    assert projected(8) == close(0)
+    assert projected(8, barrier=1e-6) == close(2e-6)
+    assert projected(8, mma=1e-6, chain=3e-6) == close(2 * (8e-6 + 3e-6))
+    for B, batches in ((8, 1), (64 * 129, 8)):
+        more = projected(B, shared=1, sms=129) - scanned(B, shared=1, sms=129).step.seconds
+        assert more == close(batches * 1e-9 * 8 * 512 * (4 + 8))
+
+
 def test_inputs_of_a_scan_by_hand():
     """One launch of a medium or large tile multiplies the x of a chunk. cuBLASLt does so for matmul."""
     assert [steps_of_chunk(B, 128, "bfloat16") for B in (1, 128, 1024, 1 << 20)] == [64, 64, 8, 1]
@@ -247,7 +261,7 @@ def test_inputs_of_a_scan_by_hand():
 def test_chosen_sequences_are_near_the_fastest():
     """At each predicted shape, the chosen kernel takes at most a tenth or 0.3 us more than the fastest."""
     rows = predictions.compute()["sequences"]
-    assert len(rows) == 2 * len(predictions.SEQUENCES)
+    assert len(rows) == 2 * len(predictions.SEQUENCES) + len(predictions.PROJECTED)
     for row in rows:
         times = {kernel: one["us"] for kernel, one in row["kernels"].items()}
         assert times[row["chosen"]] <= max(1.1 * times[row["fastest"]], times[row["fastest"]] + 0.3), row

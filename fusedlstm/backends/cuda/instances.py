@@ -220,8 +220,9 @@ class _Layer:
         tile = scan_tiles.gates_tile(B, self._N, self.dtype, self._capability)
         yield scan_kernels.gates_kernel(tile, self.dtype, aligned=True)
         for flags in (scan_tiles.NO_FLAGS, scan_tiles.ZEROS, scan_tiles.LAST):
-            of_scan = scan_tiles.scan_tile(B, self._N, self.dtype, self._capability, flags=flags)
-            (width,) = _widths((self._N,), pairs=True, odd=False)
+            about = self._N, self.dtype, self._capability
+            of_scan = scan_tiles.scan_tile(B, *about, flags=flags, projects=self.projects)
+            (width,) = _widths((self._N, self._P), pairs=True, odd=False)
             yield scan_kernels.scan_kernel(of_scan, self.dtype, self._functions, *self._options, flags, width)
 
     def interleaving(self, kernel: str) -> Iterator[Kernel]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +44,16 @@ class Scan:
     Attributes:
         weights: the layer's weights.
         gates: (T, B, 4N): x's part, in `gate_order`, in the arithmetic's dtype.
-        h: (B, N): the state before, or None for zeros.
-        c: likewise.
-        h_out: (B, N): gets the state after; may be h.
-        c_out: likewise.
-        out: (T, B, N), any strides of T and B: gets the outputs.
-        input: (T, B, N), added to the outputs; or None.
+        h: (B, P): the state before, or None for zeros.
+        c: (B, N), likewise.
+        h_out: (B, P): gets the state after; may be h.
+        c_out: (B, N), likewise.
+        out: (T, B, P), any strides of T and B: gets the outputs.
+        input: (T, B, P), added to the outputs; or None.
         flags: (T, B) as in kernels/flags.cuh, viewed as booleans; or None.
-        reset_h: (B, N), or one row, or None for zeros: what h becomes in a reset.
-        reset_c: likewise.
-        last: (B, N): each row's last output, before and after, which idle rows repeat. If None, they get zeros.
+        reset_h: (B, P), or one row, or None for zeros: what h becomes in a reset.
+        reset_c: (B, N), likewise.
+        last: (B, P): each row's last output, before and after, which idle rows repeat. If None, they get zeros.
         reverse: whether to walk from the last step to the first.
     """
 
@@ -98,6 +99,9 @@ class Scan:
             out=Series.of(self.out),
             input=Series.of(self.input),
             reverse=self.reverse,
+            projection=Matrix.of(interleaved.projection),
+            proj_clip=math.inf if weights.proj_clip is None else weights.proj_clip,
+            P=weights.P,
         )
 
 
@@ -124,8 +128,11 @@ def scan_launch(directions: Sequence[Scan], capability: int) -> Launch:
     first, last = directions[0], directions[-1]
     weights, (T, B, _) = first.weights, first.gates.shape
     flags = max(each.idle() for each in directions)
-    tile = scan_tile(B, weights.N, weights.dtype, capability, directions=len(directions), flags=flags)
-    pairs = weights.N % _PAIR == 0 and all(is_aligned(a, _PAIR) for each in directions for a in each.moved())
+    about = {"directions": len(directions), "flags": flags, "projects": weights.projection is not None}
+    tile = scan_tile(B, weights.N, weights.dtype, capability, **about)
+    pairs = weights.N % _PAIR == weights.P % _PAIR == 0 and all(
+        is_aligned(a, _PAIR) for each in directions for a in each.moved()
+    )
     options = weights.functions, weights.peephole is not None, weights.cell_clip is not None, flags
     arguments = ScanArguments(first.arguments(), last.arguments(), steps=T, B=B)
     grid = -(-B // tile.rows), len(directions)

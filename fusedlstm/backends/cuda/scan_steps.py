@@ -30,7 +30,7 @@ class ScanSteps(KernelSteps):
     def __init__(self, engine: CudaCell, form: Form, buffers: LayerBuffers, gates: Any) -> None:
         super().__init__(engine, OF_FEW_STEPS, form, buffers)
         self._gates = gates
-        self._last = None if buffers.last is None else rows((form.B, engine.weights.N), engine.weights.dtype)
+        self._last = None if buffers.last is None else rows((form.B, engine.weights.P), engine.weights.dtype)
 
     def queue(self, steps: int) -> None:
         """Queue the first `steps` steps of the buffers on the current stream."""

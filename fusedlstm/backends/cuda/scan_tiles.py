@@ -33,10 +33,12 @@ class ScanTile:
     Attributes:
         units: all units of the layer, rounded up to a multiple of 32.
         rows: rows of a block.
+        projects: whether the block also projects m.
     """
 
     units: int
     rows: int
+    projects: bool = False
 
     @property
     def threads(self) -> int:
@@ -45,21 +47,31 @@ class ScanTile:
 
     def c_name(self, dtype: np.dtype[Any]) -> str:
         """Return its C++ name for a dtype."""
-        return f"ScanTile<{C_NAMES[dtype.name]}, {self.units}, {self.rows}>"
+        projects = ", true" if self.projects else ""
+        return f"ScanTile<{C_NAMES[dtype.name]}, {self.units}, {self.rows}{projects}>"
 
     def shared_bytes(self, dtype: np.dtype[Any], flags: int) -> int:
         """Return the dynamic shared memory of a block."""
         gates, h, c = (self.rows * self.units * each for each in (16, dtype.itemsize, 4))
         steps = self.units * dtype.itemsize // 32  # of K
         weights = max(steps - _MOST_STEPS, 0) * 4 * self.threads * 16
-        return gates + 2 * h + weights + (c if self.rows > _ROWS[0] else 0) + (h if flags == LAST else 0)
+        projection = steps * self.threads * 16 + h if self.projects else 0  # its weights, and m
+        return gates + 2 * h + weights + projection + (c if self.rows > _ROWS[0] else 0) + (h if flags == LAST else 0)
 
 
 def scan_tile(
-    B: int, N: int, dtype: np.dtype[Any], capability: int, *, directions: int = 1, flags: int = LAST
+    B: int,
+    N: int,
+    dtype: np.dtype[Any],
+    capability: int,
+    *,
+    directions: int = 1,
+    flags: int = LAST,
+    projects: bool = False,
 ) -> ScanTile:
     """Return the tile for B rows of N units, which `sequence_choice` allows. All tiles give a row the same bits."""
-    fitting = [tile for tile in (ScanTile(_units(N), rows) for rows in _ROWS) if _fits(tile, dtype, flags, capability)]
+    tiles_of_rows = (ScanTile(_units(N), rows, projects) for rows in _ROWS)
+    fitting = [tile for tile in tiles_of_rows if _fits(tile, dtype, flags, capability)]
     return next((tile for tile in fitting if -(-B // tile.rows) * directions <= _ENOUGH_BLOCKS), fitting[-1])
 
 
