@@ -128,8 +128,8 @@ def scan_launch(directions: Sequence[Scan], capability: int) -> Launch:
     first, last = directions[0], directions[-1]
     weights, (T, B, _) = first.weights, first.gates.shape
     flags = max(each.idle() for each in directions)
-    about = {"directions": len(directions), "flags": flags, "projects": weights.projection is not None}
-    tile = scan_tile(B, weights.N, weights.dtype, capability, **about)
+    about, projects = (B, weights.N, weights.dtype, capability), weights.projection is not None
+    tile = scan_tile(*about, directions=len(directions), flags=flags, projects=projects)
     pairs = weights.N % _PAIR == weights.P % _PAIR == 0 and all(
         is_aligned(a, _PAIR) for each in directions for a in each.moved()
     )
