@@ -21,7 +21,7 @@ from benchmarks.step_model import DTYPES, predict
 from fusedlstm.backends import kernel_choice, sequence_choice
 
 FOLDER = Path(__file__).parent
-DATE = "2026-11-29"
+DATE = "2026-11-30"
 ABOUT = f"Predictions of a model, written on {DATE}. No figure here was measured."
 
 # The predictions to keep: all batches of all sizes, and a wide cell with a projection, in each arithmetic.
@@ -66,24 +66,27 @@ def compute() -> dict:
                 }
             )
     sequences = [_sequence(arithmetic, *shape) for arithmetic in _SCANNED for shape in SEQUENCES]
+    sequences += [_sequence("bfloat16", *shape) for shape in PROJECTED]
     return {"about": ABOUT, "date": DATE, "gpu": dataclasses.asdict(Gpu()), "rows": rows, "sequences": sequences}
 
 
 # The sequences to keep, where a scan is possible.
 SEQUENCES = [(B, N, N) for N in (32, 64, 96, 128) for B in (1, 16, 128, 1024, 2048, 4096, 16384)]
-SEQUENCES += [(B, 1024, 128) for B in (1, 128, 512, 2048)]
+SEQUENCES += [(B, 1024, 128) for B in (1, 128, 512, 2048, 4096)]
+PROJECTED = [(B, N, N, N // 2) for N in (64, 128) for B in (1, 128, 1024, 2048, 4096)]
+_LONG = 64  # steps
 _SCANNED = ("bfloat16", "tf32")
 
 
-def chosen_of_sequences(arithmetic: str, B: int, I: int, N: int) -> str:
+def chosen_of_sequences(arithmetic: str, B: int, I: int, N: int, P: int | None) -> str:
     """Return the kernel that the tables have for sequences."""
     about = DTYPES[arithmetic], PRECISIONS[arithmetic], _CAPABILITY
-    return sequence_choice.choose(B, (I, N, N), *about, projects=False, forced=None, can_plan=True)
+    return sequence_choice.choose(_LONG, B, (I, N, P or N), *about, projects=P is not None, forced=None, can_plan=True)
 
 
-def _sequence(arithmetic: str, B: int, I: int, N: int) -> dict:
+def _sequence(arithmetic: str, B: int, I: int, N: int, P: int | None = None) -> dict:
     predictions = {
-        kernel: predict_sequence(kernel, B=B, I=I, N=N, arithmetic=arithmetic)
+        kernel: predict_sequence(kernel, B=B, I=I, N=N, P=P, arithmetic=arithmetic)
         for kernel in (*kernels_of(arithmetic), kernel_choice.SCAN)
     }
     return {
@@ -91,12 +94,13 @@ def _sequence(arithmetic: str, B: int, I: int, N: int) -> dict:
         "B": B,
         "I": I,
         "N": N,
+        "P": P,
         "kernels": {
             kernel: {"us": round(1e6 * one.seconds, 2), "of_x": round(1e6 * one.of_x, 2), "bound": one.step.bound}
             for kernel, one in predictions.items()
         },
         "fastest": min(predictions, key=lambda kernel: predictions[kernel].seconds),
-        "chosen": chosen_of_sequences(arithmetic, B, I, N),
+        "chosen": chosen_of_sequences(arithmetic, B, I, N, P),
     }
 
 
@@ -148,7 +152,7 @@ def _blocks_of_sequences(content: dict, arithmetic: str) -> list[Block]:
     kernels = [*kernels_of(arithmetic), kernel_choice.SCAN]
     cells = [
         [
-            ", ".join(f"{letter} = {row[letter]}" for letter in "BIN"),
+            ", ".join(f"{letter} = {row[letter]}" for letter in "BINP" if row[letter]),
             *(_cell_of_sequences(**row["kernels"][kernel]) for kernel in kernels),
             row["fastest"],
             row["chosen"],

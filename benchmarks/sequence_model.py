@@ -4,13 +4,13 @@ A sequence runs in chunks, which are parts of a CUDA graph. x's part of the gate
 told apart here. Kernels that do a whole step multiply x in each step instead. What copies inputs and outputs to and
 from the chunks is the same for all kernels, and isn't counted.
 
-Another launch of kernels/scan.cu takes all steps of the chunk. A step is
+Another launch of kernels/scan.cu takes all steps of the chunk. Each block first loads all weights of h. A step is
 
     barrier + the first 8 rows of a block + its other rows
 
 The warps of a block multiply their first rows together, and then finish them together. So both take turns, and each
 takes as long as its slowest resource, or as the instructions of a warp that wait for each other. Later, some warps
-multiply while others finish.
+multiply while others finish. A projection adds a barrier, another product, and the rest of h.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks.constants import Gpu
 from benchmarks.limits import ITEMSIZES
 from benchmarks.step_model import DTYPES, FAST, Prediction, Work, planned, predict, product, wide_of
-from benchmarks.tile_shapes import LIBRARY, Tile, tile_of
-from fusedlstm.backends.cuda.scan_tiles import NO_FLAGS, ScanTile, scan_tile
+from benchmarks.tile_shapes import LIBRARY, Tile, shape_of
+from fusedlstm.backends.cuda.scan_tiles import NO_FLAGS, ScanTile, gates_tile, scan_tile
 from fusedlstm.backends.kernel_choice import SCAN
 
 _CAPABILITY = 90
@@ -54,7 +54,7 @@ class SequencePrediction:
 
 
 def predict_sequence(
-    kernel: str, *, B: int, I: int, N: int, arithmetic: str, gpu: Gpu | None = None
+    kernel: str, *, B: int, I: int, N: int, P: int | None = None, arithmetic: str, gpu: Gpu | None = None
 ) -> SequencePrediction:
     """Return the predicted time of a step of a long sequence by a kernel.
 
@@ -63,18 +63,21 @@ def predict_sequence(
         B: rows.
         I: input size.
         N: units.
+        P: size of the projection, or None. With one, "matmul" is taken to multiply x in each step.
         arithmetic: as from `kernel_choice.arithmetic`; float16 is treated like bfloat16.
         gpu: the GPU; an H200 by default.
     """
     gpu = gpu or Gpu()
     arithmetic = "bfloat16" if arithmetic == "float16" else arithmetic
-    if kernel not in ("matmul", SCAN):
-        return SequencePrediction(predict(kernel, B=B, I=I, N=N, arithmetic=arithmetic, gpu=gpu), 0.0)
+    if kernel != SCAN and (P or kernel != "matmul"):
+        return SequencePrediction(predict(kernel, B=B, I=I, N=N, P=P, arithmetic=arithmetic, gpu=gpu), 0.0)
     steps = steps_of_chunk(B, N, arithmetic)
-    tiles = [tile_of("tensor_medium", B * steps, 4 * N, arithmetic)] if kernel == SCAN else LIBRARY
+    tiles = LIBRARY
+    if kernel == SCAN:
+        tiles = [shape_of(gates_tile(B, N, _EXACTLY[arithmetic], _CAPABILITY), arithmetic)]
     of_x = _of_x(gpu, tiles, B * steps, I, N, arithmetic) / steps
     if kernel == SCAN:
-        return SequencePrediction(_scan(gpu, B, N, arithmetic, steps), of_x)
+        return SequencePrediction(_scan(gpu, B, N, arithmetic, steps, projects=P is not None), of_x)
     return SequencePrediction(_products(gpu, B, N, arithmetic), of_x)
 
 
@@ -104,16 +107,18 @@ def _products(gpu: Gpu, B: int, N: int, arithmetic: str) -> Prediction:
     return Prediction(sum(one.seconds for one in launches), slowest.bound)
 
 
-def _scan(gpu: Gpu, B: int, N: int, arithmetic: str, steps: int) -> Prediction:
-    """Return the time of a step of kernels/scan.cu."""
-    tile = scan_tile(B, N, _EXACTLY[arithmetic], _CAPABILITY, flags=NO_FLAGS)
+def _scan(gpu: Gpu, B: int, N: int, arithmetic: str, steps: int, *, projects: bool) -> Prediction:
+    """Return the time of a step of kernels/scan.cu. A projection has as many columns as units."""
+    tile = scan_tile(B, N, _EXACTLY[arithmetic], _CAPABILITY, flags=NO_FLAGS, projects=projects)
     batches, blocks = -(-min(B, tile.rows) // 8), -(-B // tile.rows)
     rounds = -(-blocks // gpu.sms)  # a multiprocessor has registers for one block of 128 units
     parts = {name: rounds * clocks for name, clocks in _step_of_block(gpu, tile, arithmetic, batches).items()}
     item, wide = ITEMSIZES[DTYPES[arithmetic]], wide_of(arithmetic)
     shared = B * N * (4 * wide + item) / gpu.l2
     busiest = sum(parts.values()) / gpu.clock
-    slowest, overhead = max(parts, key=parts.__getitem__), (gpu.node + gpu.fill) / steps
+    weights = (5 if projects else 4) * N * N * item
+    load = max(rounds * weights / gpu.port / gpu.clock, blocks * weights / gpu.l2)
+    slowest, overhead = max(parts, key=parts.__getitem__), (gpu.node + gpu.fill + load) / steps
     seconds, bound = (busiest, slowest) if busiest >= shared else (shared, "L2")
     return Prediction(overhead + seconds, "launch" if overhead > seconds else bound)
 
@@ -130,7 +135,23 @@ def _step_of_block(gpu: Gpu, tile: ScanTile, arithmetic: str, batches: int) -> d
     both["one batch"] = sum(chains)
     slowest = max(both, key=both.__getitem__)
     found[slowest] = found.get(slowest, 0) + (batches - 1) * both[slowest]
+    if tile.projects:
+        found["barrier"] *= 2
+        for name, clocks in _projection(gpu, tile, arithmetic, batches).items():
+            found[name] = found.get(name, 0) + clocks
     return found
+
+
+def _projection(gpu: Gpu, tile: ScanTile, arithmetic: str, batches: int) -> dict[str, float]:
+    """Return the clocks of the projection of some batches of 8 rows."""
+    U, k_steps = tile.units, tile.units * ITEMSIZES[DTYPES[arithmetic]] / 32
+    parts = {
+        "products": 2 * 8 * U * U / (gpu.own[arithmetic] / gpu.sms / gpu.clock),
+        "shared memory": tile.threads / 32 * 512 * 1.5 * k_steps / gpu.shared,  # m and the weights
+    }
+    slowest, chain = max(parts, key=parts.__getitem__), (k_steps * gpu.mma + gpu.chain) * gpu.clock
+    first = {"one batch": chain} if chain > parts[slowest] else {slowest: parts[slowest]}
+    return first | {slowest: first.get(slowest, 0) + (batches - 1) * parts[slowest]}
 
 
 def _batch(

@@ -102,7 +102,11 @@ OWN = [tile for each in _BY_ARITHMETIC for tile in each.values()]
 def tile_of(kernel: str, B: int, columns: int, arithmetic: str) -> Tile:
     """Return the tile of one of our kernels for B rows and some columns, on an H200."""
     dtype = np.dtype("float64" if arithmetic == "float64" else "float32")
-    used = tiles.tile_of(kernel, B, -(-columns // 4), dtype, 90)
+    return shape_of(tiles.tile_of(kernel, B, -(-columns // 4), dtype, 90), arithmetic)
+
+
+def shape_of(used: tiles.Tile, arithmetic: str) -> Tile:
+    """Return a tile of the CUDA backend as a tile of the model."""
     return next(
         tile
         for tile in (each[arithmetic] for each in _BY_ARITHMETIC if arithmetic in each)

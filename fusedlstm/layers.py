@@ -69,9 +69,9 @@ class Layers:
         """Run whole sequences through all layers and directions."""
         self._sequence.run(self.engines, run)
 
-    def kernels(self, B: int) -> tuple[str, ...]:
-        """Return the kernel of each layer and direction in sequences of B rows."""
-        return self._sequence.kernels(self.engines, B)
+    def kernels(self, T: int, B: int) -> tuple[str, ...]:
+        """Return the kernel of each layer and direction in sequences of T steps and B rows."""
+        return self._sequence.kernels(self.engines, T, B)
 
     def _write_sum(self, output: Array, h: Array, x: Array) -> None:
         output[...] = h

@@ -67,9 +67,10 @@ class LSTM(Sequenceable):
         kernel: the kernel of every layer's steps on a GPU, as in LSTMCell. With None, measured times or a table choose
             for each layer. In a Stepper or a pool, all layers use "matmul" if one would, unless measured times say that
             the other kernels are faster in total. Here, the name may also be "scan", for sequences alone. It takes many
-            steps in two launches, for layers of up to 128 units without a projection, in float16, bfloat16, and float32
-            with precision="high". With None, a table says which sequences scan. Single steps, Steppers and pools choose
-            as without a name. Their last bits may differ from those of a scan.
+            steps in two launches, for layers of up to 128 units in float16, bfloat16, and float32 with
+            precision="high". Only 16 bits may have a projection, to at most as many columns as units. With None, a
+            table says which sequences scan. Single steps, Steppers and pools choose as without a name. Their last bits
+            may differ from those of a scan.
         threads: the most threads of a call on NumPy, as in LSTMCell.
 
     Raises:
@@ -183,7 +184,8 @@ class LSTM(Sequenceable):
     def kernels(self, steps: int, batch: int) -> tuple[str, ...]:
         """Return the kernel of each layer and direction in sequences of T steps and B rows.
 
-        These are "numpy", or on a GPU names from `kernel`. They don't depend on T so far.
+        These are "numpy", or on a GPU names from `kernel`. Where "scan" leaves one or two steps over, these are single
+        steps by "tensor_medium". So is a whole sequence of one or two steps.
 
         Args:
             steps: T, at least 1.
@@ -194,8 +196,7 @@ class LSTM(Sequenceable):
             ValueError: an argument is less than 1.
             BackendUnavailableError: steps can't be planned on this GPU; the message says why.
         """
-        check_size("steps", steps, 1)
-        return self._layers.kernels(check_size("batch", batch, 1))
+        return self._layers.kernels(check_size("steps", steps, 1), check_size("batch", batch, 1))
 
     def step(
         self,

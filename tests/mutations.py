@@ -64,12 +64,14 @@ INTERLEAVE = "test_interleave and __half"
 PAD = "test_pad and __half"
 ROUNDING = "test_rounding"
 FAR_APART = "test_offsets_beyond and interleave"
-GATES = "test_gates and __half"
+GATES = "test_gates and medium-__half"
+GATES_LARGE = "test_gates and large-__half"
 SCAN = "test_scan_has and __nv_bfloat16-1"
 SCAN_ROWS = "test_scan_has and __half-10"
 SCAN_TF32 = "test_scan_has and float-6"
 SCAN_TF32_LARGE = "test_larger and float-96"
 SCAN_CHUNKS = "test_chunks and narrow and forwards"
+SCAN_PROJECTS, SCAN_PROJECTS_MORE = "test_scan_projects and plain", "test_scan_projects and all"
 SCAN_DIRECTIONS = "test_scan_in_any_order and narrow and reverse"
 ZONEOUT_FINISH = "test_zoneout_of_finish"
 ZONEOUT_STEP = "test_zoneout_of_a_step and small8"
@@ -1339,6 +1341,8 @@ GATES_KERNEL = [
         "sums.at[gate] = tile.sum(k, group, gate, e)",
         "sums.at[gate] = tile.sum(k, group, gate, 0)",
     ),
+    ("units of the first group", "tile.unit(group) + e", "tile.unit(0) + e", GATES_LARGE),
+    ("gates of the first group", "tile.sum(k, group, gate", "tile.sum(k, 0, gate", GATES_LARGE),
     ("no barrier after the rows", "  __syncthreads();\n  tile.template", "  tile.template"),
 ]
 
@@ -1359,17 +1363,31 @@ SCAN_GATES = [
 SCAN_TILE = [
     ("units of a warp overlap", "WARP_UNITS + threadIdx.x % 32 / 4 * 2", "8 + threadIdx.x % 32 / 4 * 2"),
     ("weights of the other unit", "const int of = unit() + k / 2, gate", "const int of = unit() + 1 - k / 2, gate"),
-    ("halves of K swapped", "word / 2 * 4 + threadIdx.x % 4", "(1 - word / 2) * 4 + threadIdx.x % 4"),
-    ("zeros in the last tile", "return step / 2 < K_TILES - 1 || whole ?", "return step / 2 < K_TILES - 1 ?"),
+    ("halves of K swapped", "at = step * 8 + word / 2 * 4", "at = step * 8 + (1 - word / 2) * 4"),
+    ("zeros in the last tile", "return step / 2 < tiles || whole ?", "return step / 2 < tiles ?"),
     ("weights past the last tile", "|| whole ?", "|| true ?", "test_scan_has and float-6"),
-    ("the first rows for all", "slot(batch * 8 + lane % 8)", "slot(lane % 8)", SCAN_ROWS),
+    (
+        "the first rows for all",
+        "h + tile * ROWS * TILE_ROW + place(slot(batch * 8 + lane % 8)",
+        "h + tile * ROWS * TILE_ROW + place(slot(lane % 8)",
+        SCAN_ROWS,
+    ),
     ("h not rounded", "      round_to_operand<T>(b);\n", "", SCAN_TF32),
     ("others of one step", "(((step - KEPT) * 4 + k)", "(k", SCAN_TF32_LARGE),
+    ("weights of h past the last column", "(K + EACH - 1) / EACH", "K_TILES", "test_scan_projects and wider"),
+    ("a projection of the first column", "(unit() + word % 2) * from", "unit() * from", SCAN_PROJECTS),
+    ("a projection of one step", "(step * THREADS + threadIdx.x)", "threadIdx.x", SCAN_PROJECTS),
+    (
+        "the first rows of m",
+        "m + tile * ROWS * TILE_ROW + place(slot(batch * 8 + lane % 8)",
+        "m + tile * ROWS * TILE_ROW + place(slot(lane % 8)",
+        SCAN_PROJECTS_MORE,
+    ),
 ]
 
 SCAN_KERNEL = [
     ("a buffer reused one step early", "hs + (step + 1) % 2 * Tile::H_BYTES", "hs + step % 2 * Tile::H_BYTES"),
-    ("a reset one step late", "flags.of(step + 1, first)", "flags.of(step, first)"),
+    ("a reset one step late", "&& of_next.at[r] == FLAG_RESET;", "&& of_now.at[r] == FLAG_RESET;"),
     ("a reset after the last step", "step >= steps) return 0;", "step >= steps) return FLAG_RESET;"),
     (
         "a chunk forgets c",
@@ -1380,7 +1398,7 @@ SCAN_KERNEL = [
     ("a chunk forgets h", "row_at(resets ? d.reset_h : d.h, at, unit)", "row_at(d.reset_h, at, unit)", SCAN_CHUNKS),
     ("a chunk leaves the h before the last", "hs + steps % 2 * Tile::H_BYTES", "hs + (steps + 1) % 2 * Tile::H_BYTES"),
     ("an idle row steps c", "          c[r] = select(idle, before, c[r]);\n", ""),
-    ("an idle row steps h", "          h = select(idle, load<2>(Tile::own(now, row)), h);\n", ""),
+    ("an idle row steps h", "        h = select(idle, load<2>(Tile::own(now, row)), h);\n", ""),
     ("an idle row has an output", "output = select(idle, instead, output);", "", SCAN),
     ("no barrier after a step", "    __syncthreads();  // all of h", "    __syncwarp();  // all of h"),
     ("no wait for copies", "copy_async_wait<BATCHES - 1>();", ""),
@@ -1393,7 +1411,30 @@ SCAN_KERNEL = [
     ("both directions are the first", "a.direction(blockIdx.y)", "a.direction(0)", SCAN_DIRECTIONS),
     ("the backward direction runs forwards", "way = d.reverse ? -1 : 1", "way = 1", SCAN_DIRECTIONS),
     ("a row beyond the last", "if (row < count) store_units", "if (row <= count) store_units"),
-    ("no residual input", "d.input.at ? sum(h, more[r]) : h", "h"),
+    ("no residual input", "d.input.at ? sum(h, more) : h", "h"),
+    (
+        "a projection reset one step late",
+        "FLAG_IDLE, of_next.at[r] ==",
+        "FLAG_IDLE, of_now.at[r] ==",
+        SCAN_PROJECTS_MORE,
+    ),
+    ("no barrier after m", "      __syncthreads();  // all of m", "      __syncwarp();  // all of m", SCAN_PROJECTS),
+    ("no clip of the projection", "clip(sums[2 * e + r], A(d.proj_clip))", "sums[2 * e + r]", SCAN_PROJECTS),
+    ("the columns of the other row", "sums[2 * e + r]", "sums[2 * e + 1 - r]", SCAN_PROJECTS),
+    ("h as wide as m", "P = Tile::PROJECTS ? (int)d.P : N", "P = N", SCAN_PROJECTS),
+    (
+        "m as wide as h",
+        "store_units<W>(Tile::own(ms, row), m, exist)",
+        "store_units<W>(Tile::own(ms, row), m, columns)",
+        SCAN_PROJECTS,
+    ),
+    ("m not cleared", "  if (Tile::PROJECTS) clear<Tile::THREADS>(ms, Tile::H_BYTES);\n", "", SCAN_PROJECTS),
+    (
+        "rows of a projection idle too late",
+        "of_now.at[r] & FLAG_IDLE, of_next",
+        "of_next.at[r] & FLAG_IDLE, of_next",
+        SCAN_PROJECTS_MORE,
+    ),
     ("a last output of the step before", "if (FLAGS == LAST) store<2>(own(lasts, batch, r), output);", ""),
 ]
 
@@ -1451,7 +1492,7 @@ MUTATIONS = [
         Mutation("interleave.cu", what, old, new, *tests or [INTERLEAVE])
         for what, old, new, *tests in INTERLEAVE_KERNEL
     ),
-    *(Mutation("gates.cu", what, old, new, GATES) for what, old, new in GATES_KERNEL),
+    *(Mutation("gates.cu", what, old, new, *tests or [GATES]) for what, old, new, *tests in GATES_KERNEL),
     *(Mutation("scan_flags.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_FLAGS),
     *(Mutation("scan_gates.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_GATES),
     *(Mutation("scan_tile.cuh", what, old, new, *tests or [SCAN]) for what, old, new, *tests in SCAN_TILE),

@@ -10,7 +10,8 @@ import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
+from dataclasses import replace
+from itertools import chain, product
 from typing import NamedTuple
 
 import ml_dtypes
@@ -161,8 +162,11 @@ def zoneout_kernels():
         yield step_launches.project_kernel(tile, dtype, width, part)
 
 
-def sequence_kernels():
-    """Yield kernels of sequences: lstm_pointwise with and without flags, and the others with idle rows."""
+def sequence_kernels_on(architecture):
+    """Yield kernels of sequences: lstm_pointwise with and without flags, and the others with idle rows.
+
+    Steps and projections are those of tiles that the architecture uses.
+    """
     for dtype in DTYPES:
         for width, options in product((1, 4), (False, True)):
             flags = options, options, options, True
@@ -170,6 +174,8 @@ def sequence_kernels():
         for part in (0.0, 0.2):
             yield launch.finish_kernel(dtype, part, sequence=True)
     for tile, dtype in TILES:
+        if tile not in tiles_of(dtype, architecture):
+            continue
         width = 2 if tile.pairs else 1
         for bytes_of_m in (0, tile.bytes_of_m(tile.units, dtype)):
             yield step_launches.step_kernel(tile, dtype, PLAIN, True, True, True, width, bytes_of_m, idle=True)
@@ -179,11 +185,14 @@ def sequence_kernels():
 # The dtypes of scan.cu, and its tiles with the most registers: of 8 rows, and of more.
 SCAN_DTYPES = [dtype for dtype in DTYPES if dtype.itemsize < 8]
 SCAN_TILES = [scan_tiles.ScanTile(128, rows) for rows in (8, 16)]
+# Scans that also project: those of 16 bits.
+PROJECTING = list(product([dtype for dtype in SCAN_DTYPES if dtype.itemsize == 2], SCAN_TILES))
 
 
-def gates_kernels():
-    """Return the kernels that compute x's part for scans."""
-    return [scan_kernels.gates_kernel(dtype, aligned) for dtype, aligned in product(SCAN_DTYPES, (True, False))]
+def gates_kernels(architecture):
+    """Return the kernels that compute x's part for scans on an architecture."""
+    used = [scan_tiles.gates_tile(B, 128, SCAN_DTYPES[0], architecture) for B in (1, 1 << 20)]
+    return [scan_kernels.gates_kernel(*each) for each in product(dict.fromkeys(used), SCAN_DTYPES, (True, False))]
 
 
 def scan_kernels_on(architecture):
@@ -191,6 +200,10 @@ def scan_kernels_on(architecture):
     for dtype, tile in product(SCAN_DTYPES, SCAN_TILES):
         yield scan_kernels.scan_kernel(tile, dtype, PLAIN, False, False, scan_tiles.NO_FLAGS, 2)
         yield scan_kernels.scan_kernel(tile, dtype, PLAIN, True, True, scan_tiles.LAST, 2)
+    for dtype, tile in PROJECTING:
+        projecting = replace(tile, projects=True)
+        yield scan_kernels.scan_kernel(projecting, dtype, PLAIN, False, False, scan_tiles.NO_FLAGS, 2)
+        yield scan_kernels.scan_kernel(projecting, dtype, PLAIN, True, True, scan_tiles.LAST, 2)
     if architecture != ARCHITECTURE_OF_OPTIONS:
         return
     of_bfloat16, of_float32 = SCAN_DTYPES[-1], SCAN_DTYPES[0]
@@ -217,15 +230,15 @@ def instances():
     architectures = {kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in of_options}
     of_functions = [kernel for case in TILES_OF_FUNCTIONS for kernel in functions_kernels(*case)]
     architectures |= {
-        kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS})
-        for kernel in (*of_functions, *zoneout_kernels(), *sequence_kernels())
+        kernel.name: (kernel, {ARCHITECTURE_OF_OPTIONS}) for kernel in (*of_functions, *zoneout_kernels())
     }
     architectures |= {kernel.name: (kernel, set(WITH_TF32)) for kernel in rounding_kernels()}
     for case, architecture in product(TILES, WITH_TF32):
         for kernel in step_kernels_on(*case, architecture):
             architectures.setdefault(kernel.name, (kernel, set()))[1].add(architecture)
     for architecture in FAMILIES:
-        for kernel in (*gates_kernels(), *scan_kernels_on(architecture)):
+        of_sequences = sequence_kernels_on(architecture), gates_kernels(architecture), scan_kernels_on(architecture)
+        for kernel in chain.from_iterable(of_sequences):
             architectures.setdefault(kernel.name, (kernel, set()))[1].add(architecture)
     return architectures | {kernel.name: (kernel, set(ARCHITECTURES)) for kernel in kernels}
 

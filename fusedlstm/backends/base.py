@@ -62,8 +62,8 @@ class SequenceEngine(Protocol):
         earlier uploads of host arrays are still under way.
         """
 
-    def kernels(self, engines: Sequence[Any], B: int) -> tuple[str, ...]:
-        """Return the kernel of each layer and direction for B rows: of `sequence_choice.NAMES`, or "numpy"."""
+    def kernels(self, engines: Sequence[Any], T: int, B: int) -> tuple[str, ...]:
+        """Return the kernel of each layer and direction for T steps of B rows, by `sequence_choice`, or "numpy"."""
 
 
 class InPlaceEngine(Protocol):

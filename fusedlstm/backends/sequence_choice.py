@@ -3,8 +3,9 @@
 "scan" computes x's part of the gates of many steps in one launch, and takes all of these steps in another. The other
 kernels are those of single steps: see `kernel_choice`.
 
-A row's steps sum in the order of "tensor_medium". Batch-invariant sequences still use that kernel, as only a GPU can
-show that both give the same bits.
+A row's steps sum in the order of "tensor_medium". That kernel takes the place of a scan of few steps, so the bits don't
+depend on the pieces that a sequence is cut into. Batch-invariant sequences always use it, as only a GPU can show that
+both give the same bits.
 """
 
 from __future__ import annotations
@@ -22,16 +23,19 @@ if TYPE_CHECKING:
 
 NAMES = (*kernel_choice.NAMES, SCAN)
 MOST_UNITS = 128  # of a scan, whose block has all units
+FEWEST_STEPS = 3  # of a scan, by the same model as the tables. Its two launches take longer than one or two steps
+OF_FEW_STEPS = "tensor_medium"
 _MOST_OF_TF32 = 96  # of a scan on GPUs with little shared memory, where the weights take half of it
 
 # Up to this many units N, sequences of up to this many rows B are scans. A model of an H200 predicts it
 # (benchmarks/sequence_model.py). The model knows no other architecture, so all use these tables.
 _ROWS = ((64, 4096), (MOST_UNITS, 2048))
 # For each arithmetic: the most inputs B I of a step. With more, products of another kernel save more than the scan.
-_INPUTS = {"bfloat16": 1 << 20, "float16": 1 << 20, "tf32": 1 << 19}
+_INPUTS = {"bfloat16": 1 << 22, "float16": 1 << 22, "tf32": 1 << 20}
 
 
 def choose(
+    steps: int,
     B: int,
     size: tuple[int, int, int],
     dtype: str,
@@ -44,23 +48,24 @@ def choose(
     measured: Measured | None = None,
     scans: bool = True,
 ) -> str:
-    """Return the kernel of a layer's sequences. It depends on neither T nor other layers.
+    """Return the kernel of a layer's sequences. It doesn't depend on other layers.
 
     Args:
+        steps: the most steps that one graph takes.
         B: rows.
         size: I, N and P.
         dtype: the name of the dtype of x and h.
         precision: the precision of float32 matmuls.
         capability: the GPU's compute capability, 90 for 9.0.
         projects: whether the layer projects h.
-        forced: a kernel that the user named or batch_invariant needs, unchecked.
+        forced: a kernel that the user named or batch_invariant needs, unchecked. Few steps don't scan, either way.
         can_plan: whether nvmath-python is there, without which "matmul" can't be planned.
         measured: times of the layer's single steps on this GPU, or None. They don't count where the layer scans.
         scans: whether it may scan. A scan writes no state but the last.
     """
     about = dtype, precision, capability
     if scans and (forced == SCAN or (forced is None and _scans(B, size, *about, projects=projects))):
-        return SCAN
+        return SCAN if steps >= FEWEST_STEPS else OF_FEW_STEPS
     (kernel,) = kernel_choice.runnable_layers(
         B, (size,), *about, forced=of_steps(forced), can_plan=can_plan, measured=(measured,)
     )
@@ -69,8 +74,8 @@ def choose(
 
 def _scans(B: int, size: tuple[int, int, int], dtype: str, precision: str, capability: int, *, projects: bool) -> bool:
     """Return whether a layer can scan on this GPU, and is predicted to be fastest then."""
-    I, N, _ = size
-    if _limit(N, dtype, precision, projects=projects) or reason_against_device(N, dtype, precision, capability):
+    I, N, P = size
+    if _limit(N, P, dtype, precision, projects=projects) or reason_against_device(N, dtype, precision, capability):
         return False
     rows, inputs = next(rows for most, rows in _ROWS if most >= N), _INPUTS[kernel_choice.arithmetic(dtype, precision)]
     return rows >= B and inputs >= B * I
@@ -85,19 +90,21 @@ def reason_against(layers: Sequence[LSTMWeights], precision: str) -> str | None:
     """Return why these layers can't all be scanned on any GPU, or None if they can."""
     for k, layer in enumerate(layers):
         projects = layer.weight_hr is not None
-        limit = _limit(layer.hidden_size, layer.dtype.name, precision, projects=projects)
+        limit = _limit(layer.hidden_size, layer.output_size, layer.dtype.name, precision, projects=projects)
         if limit is not None:
             return limit if len(layers) == 1 else f"{limit} (layers[{k}])"
     return None
 
 
-def _limit(N: int, dtype: str, precision: str, *, projects: bool) -> str | None:
+def _limit(N: int, P: int, dtype: str, precision: str, *, projects: bool) -> str | None:
     """Return why a layer can't be scanned on any GPU."""
     reason = kernel_choice.reason_against(SCAN, dtype, precision)
-    if reason is None and projects:
-        reason = "scan has no projection"
     if reason is None and N > MOST_UNITS:
         reason = f"scan has at most {MOST_UNITS} units, and a layer has {N}"
+    if reason is None and P > N:
+        reason = f"scan projects N units to at most N columns, and a layer projects {N} to {P}"
+    if reason is None and projects and kernel_choice.arithmetic(dtype, precision) == "tf32":
+        reason = "with TF32, scan has no projection"  # registers don't suffice on all GPUs
     return reason
 
 

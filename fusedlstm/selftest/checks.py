@@ -40,8 +40,7 @@ _FORMS: dict[str, list[tuple[str, dict[str, bool]]]] = {
     ],
     "pool": [("plain", {}), *((form, _HOST) for form in CELLS), ("projection", {}), ("layers", {})],
 }
-_UNPROJECTED = [(form, _TO_STATE) for form in CELLS if "projection" not in form]
-_SCANNED = {"sequence": [("plain", {}), *_UNPROJECTED, ("layers", _TO_STATE), ("both directions", {})]}
+_SCANNED = [("plain", {}), *((form, _TO_STATE) for form in CELLS), ("layers", _TO_STATE), ("both directions", {})]
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,16 @@ class Group:
         return f"{count} of {first.backend} {first.kind} {first.arithmetic}, {kernels}: {self.reason}"
 
 
+def _forms(kind: str, kernel: str, dtype: str, precision: str) -> Sequence[tuple[str, dict[str, bool]]]:
+    """Return the forms of cells for an object and a kernel, with options of Check."""
+    if kernel != kernel_choice.SCAN:
+        return _FORMS[kind]
+    if kind != "sequence":
+        return ()
+    projects = kernel_choice.arithmetic(dtype, precision) != "tf32"
+    return [(form, options) for form, options in _SCANNED if projects or "projection" not in form]
+
+
 def checks_on(device: str, names: Sequence[str], kernels: Sequence[str]) -> Iterator[Check]:
     """Yield a device's checks for these kinds of arithmetic and, on a GPU, for these kernels."""
     on_cpu = device == NUMPY
@@ -113,7 +122,7 @@ def checks_on(device: str, names: Sequence[str], kernels: Sequence[str]) -> Iter
         about = arithmetic.dtype, arithmetic.precision
         fitting = (NUMPY,) if on_cpu else [k for k in kernels if kernel_choice.reason_against(k, *about) is None]
         for kind, kernel in itertools.product(OBJECTS, fitting):
-            for form, options in _SCANNED.get(kind, []) if kernel == kernel_choice.SCAN else _FORMS[kind]:
+            for form, options in _forms(kind, kernel, *about):
                 if on_cpu and kind == "pool" and not options:  # there, all slots are on the host
                     continue
                 every = form == CELLS[0] and not options

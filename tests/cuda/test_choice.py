@@ -60,7 +60,20 @@ NO_SCANS = {
     "IEEE float32": ((3, 4), {}, "float32", {}, f"scan {TENSOR_ONLY}"),
     "float64": ((3, 4), {}, "float64", {"precision": "high"}, f"scan {TENSOR_ONLY}"),
     "many units": ((3, 129), {}, "float16", {}, "scan has at most 128 units, and a layer has 129 (layers[0])"),
-    "a projection": ((3, 4), {"proj_size": 4}, "float16", {}, "scan has no projection (layers[0])"),
+    "a TF32 projection": (
+        (3, 4),
+        {"proj_size": 4},
+        "float32",
+        {"precision": "high"},
+        "with TF32, scan has no projection (layers[0])",
+    ),
+    "many columns": (
+        (3, 4),
+        {"proj_size": 5},
+        "float16",
+        {},
+        "scan projects N units to at most N columns, and a layer projects 4 to 5 (layers[0])",
+    ),
     "batch invariance": (
         *((3, 4), {}, "float16", {"batch_invariant": True}),
         "Batch-invariant steps always use this kernel, which sums every row in the same order",
@@ -112,7 +125,7 @@ def test_lstms_name_their_kernels(backend):
     for options, wanted in (({"kernel": "scan"}, "scan"), ({}, "scan"), ({"batch_invariant": True}, "tensor_medium")):
         lstm = LSTM(weights, backend=backend, **options)
         names = ("numpy" if on_cpu else wanted,) * 2
-        assert lstm.kernels(1, 1) == lstm.kernels(100, 5) == lstm.sequencer(7, 5).kernels == names
+        assert lstm.kernels(4, 1) == lstm.kernels(100, 5) == lstm.sequencer(3, 5).kernels == names
         of_steps = LSTM(weights, backend=backend, **({} if "kernel" in options else options))
         assert lstm.stepper(5).kernels == of_steps.stepper(5).kernels != ("scan",) * 2
         assert StatePool(lstm, 8).kernels(5) == StatePool(of_steps, 8).kernels(5)
@@ -123,9 +136,25 @@ def test_lstms_name_their_kernels(backend):
             lstm.kernels(*sizes)
 
 
-def choose(B, I, N, dtype="bfloat16", capability=90, *, precision="high", projects=False, forced=None, scans=True):
+def test_few_steps_are_single_steps(backend):
+    """A scan takes at least three steps at once: in a Sequencer's graph, or a chunk of a call."""
+    names = ("numpy",) * 3 if backend == "numpy" else ("scan", "tensor_medium", "matmul")
+    weights = LSTMWeights.random(3, 4, seed=0, dtype="float16")
+    for kernel in (None, "scan"):
+        lstm = LSTM(weights, backend=backend, kernel=kernel)
+        assert lstm.kernels(1, 5) == lstm.kernels(2, 5) == lstm.kernels(3, 5) == names[1:2]
+        assert lstm.sequencer(1, 5).kernels == lstm.sequencer(2, 5).kernels == names[1:2]
+        assert lstm.kernels(4, 5) == lstm.kernels(69, 5) == lstm.sequencer(3, 5).kernels == names[:1]
+    assert LSTM(weights, backend=backend, kernel="matmul").kernels(1, 5) == names[2:]
+
+
+def choose(
+    B, I, N, dtype="bfloat16", capability=90, *, steps=3, precision="high", projects=False, forced=None, scans=True
+):
     about = dtype, precision, capability
-    return sequence_choice.choose(B, (I, N, N), *about, projects=projects, forced=forced, can_plan=True, scans=scans)
+    return sequence_choice.choose(
+        steps, B, (I, N, N), *about, projects=projects, forced=forced, can_plan=True, scans=scans
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,16 +163,16 @@ def choose(B, I, N, dtype="bfloat16", capability=90, *, precision="high", projec
         ({"B": 4096, "N": 64}, {"B": 4097, "N": 64}),
         ({"B": 2048, "N": 128}, {"B": 2049, "N": 65}),
         ({"N": 128}, {"N": 129}),
-        ({"B": 1024, "I": 1024}, {"B": 1024, "I": 1025}),
-        ({"B": 512, "I": 1024, "dtype": "float32"}, {"B": 513, "I": 1024, "dtype": "float32"}),
+        ({"B": 1024, "I": 4096}, {"B": 1024, "I": 4097}),
+        ({"B": 512, "I": 2048, "dtype": "float32"}, {"B": 513, "I": 2048, "dtype": "float32"}),
         ({"N": 96, "dtype": "float32", "capability": 86}, {"N": 97, "dtype": "float32", "capability": 86}),
         ({"N": 128, "dtype": "float32", "capability": 90}, {"dtype": "float32", "precision": "highest"}),
         ({"dtype": "float16", "capability": 120}, {"dtype": "float64"}),
         ({"capability": 80}, {"capability": 75}),
         ({"forced": "scan", "B": 1 << 20}, {"forced": "tensor_small"}),
-        ({}, {"projects": True}),
         ({}, {"scans": False}),
         ({"forced": "scan"}, {"forced": "scan", "scans": False}),
+        ({"projects": True}, {"projects": True, "dtype": "float32"}),
     ],
 )
 def test_which_sequences_scan(scans, others):

@@ -267,11 +267,14 @@ def test_blocks_at_once():
     assert [blocks(architecture, 32) for architecture in (80, 86, 89)] == [32, 16, 24]
 
 
-def test_kernels_of_sequences_compile():
-    kernels = tuple(resources.sequence_kernels())
-    each_compiled(kernels, MAIN)
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(each, marks=[pytest.mark.nightly] * (each != MAIN)) for each in resources.FAMILIES]
+)
+def test_kernels_of_sequences_compile(architecture):
+    kernels = tuple(resources.sequence_kernels_on(architecture))
+    each_compiled(kernels, architecture)
     for kernel in kernels:
-        assert_compiles(kernel, MAIN)
+        assert_compiles(kernel, architecture)
 
 
 @pytest.mark.sampled
@@ -289,7 +292,7 @@ def test_functions_of_steps(tile, dtype):
 def test_scans_compile_without_spills(dtype, architecture):
     """Compile the largest tiles. Weights stay in registers, and a step has the expected instructions."""
     kernels = [each for each in resources.scan_kernels_on(architecture) if each.struct.types["T"] == dtype]
-    of_x = [each for each in resources.gates_kernels() if each.struct.types["T"] == dtype]
+    of_x = [each for each in resources.gates_kernels(architecture) if each.struct.types["T"] == dtype]
     each_compiled((*of_x, *kernels), architecture)
     for kernel in (*of_x, *kernels):
         assert_compiles(kernel, architecture)

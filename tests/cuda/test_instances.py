@@ -63,7 +63,9 @@ def test_listed_instances_are_loaded(name, dtype, kernel, monkeypatch):
     assert compared(use, monkeypatch) == (set(), set())
 
 
-@pytest.mark.parametrize("name", ["aligned", pytest.param("zoneout", marks=pytest.mark.nightly), "both directions"])
+@pytest.mark.parametrize(
+    "name", ["aligned", pytest.param("zoneout", marks=pytest.mark.nightly), "both directions", "narrow projection"]
+)
 def test_listed_instances_of_scans(name, monkeypatch):
     """Few rows and many are in other tiles. Single steps have the table's kernels."""
     dtype, precision = ("float32", "high") if name == "aligned" else ("bfloat16", "highest")

@@ -13,6 +13,7 @@ from fusedlstm import lstm_pointwise
 from fusedlstm.backends.cuda.arguments import GatesArguments
 from fusedlstm.backends.cuda.scan_kernels import gate_order, gates_kernel
 from fusedlstm.backends.cuda.scan_tiles import LAST, NO_FLAGS, ZEROS, ScanTile
+from fusedlstm.backends.cuda.tiles import TENSOR_LARGE, TENSOR_MEDIUM
 from fusedlstm.functions import Functions
 
 from emulation import FORWARD, REVERSE, Module, preempting
@@ -22,7 +23,6 @@ from support.emulated import needs_emulation
 from support.kernel_cases import CELL_CLIP, DTYPES, assert_same_bits, assert_state_close, copies, wide
 from support.places import KERNELS
 from support.scan_cases import (
-    STEP_TILE,
     Instance,
     Layout,
     by_steps,
@@ -37,6 +37,7 @@ from support.structs import by_value, matrix
 pytestmark = needs_emulation
 
 SMALL, MORE = ScanTile(32, 8), ScanTile(32, 16)
+KEPT_FLAGS = 4  # steps whose flags a block keeps
 SCHEDULES = [FORWARD, REVERSE, preempting(seed=3)]
 ZONEOUT = Functions(zoneout_c=0.1, zoneout_h=0.2)
 
@@ -151,6 +152,65 @@ def test_larger_blocks_have_the_bits_of_steps(functions, instance):
         assert_same(instance, a, by_steps(step, instance, layout, before))
 
 
+# Projections in each dtype, with all kinds of flags and both sizes of a block that are told apart.
+PROJECTS, MORE_PROJECTS = replace(SMALL, projects=True), replace(MORE, projects=True)
+PROJECTING = [
+    pytest.param(Instance("__nv_bfloat16", PROJECTS), id="plain"),
+    pytest.param(Instance("__half", MORE_PROJECTS, ZONEOUT, True, True, LAST, 2), id="all options"),
+    pytest.param(
+        Instance("__nv_bfloat16", PROJECTS, general(3), False, True, ZEROS, 1),
+        id="functions",
+        marks=pytest.mark.nightly,
+    ),
+    pytest.param(
+        Instance("__nv_bfloat16", ScanTile(64, 16, True), Functions(), True, False, LAST, 1),
+        id="wide",
+        marks=pytest.mark.nightly,
+    ),
+    pytest.param(Instance("__half", ScanTile(96, 8, True), Functions(), True, True, LAST, 2), id="wider"),
+]
+
+
+@pytest.mark.parametrize("instance", PROJECTING)
+def test_scan_projects(functions, instance):
+    """h has P columns, up to as many as there are units. Its clip is in reach."""
+    scan, step = functions(instance)
+    R, U, W = instance.tile.rows, instance.tile.units, instance.width
+    for k, layout in enumerate(
+        [
+            Layout(5, R + 1, U - 2, residual=True, P=U - 2),
+            Layout(3, R, U, ("zeros", "one row"), "every", reverse=True, in_place=False, P=W),
+            Layout(4, R - 1, U - 4 * W, ("one row", "zeros"), "ends", bias=False, states=False, P=U // 2 + W),
+            Layout(0, 3, U, P=U),
+            Layout(4, 9, U - W, ("rows", "zeros"), reverse=True, residual=True, P=U // 2 - W),
+        ]
+    ):
+        a = random_scan(instance, layout, seed=k)
+        before = copies(a)
+        launch_scan(scan, instance, (layout, a))
+        assert_same(instance, a, by_steps(step, instance, layout, before))
+
+
+EDGES = [
+    pytest.param(Instance("__nv_bfloat16", SMALL, width=1), id="plain", marks=pytest.mark.nightly),
+    pytest.param(Instance("float", SMALL, ZONEOUT, True, True, LAST, 1), id="all options", marks=pytest.mark.nightly),
+]
+
+
+@pytest.mark.parametrize("instance", EDGES)
+def test_edges_of_scans(functions, instance):
+    """All sizes around the flags kept, the rows of a block, and its units. More units take the next larger block."""
+    sizes = (0, 1, KEPT_FLAGS - 1, KEPT_FLAGS, KEPT_FLAGS + 1), (1, 7, 8, 9), (1, 31, 32, 33)
+    for seed, (T, B, N) in enumerate(itertools.product(*sizes)):
+        units = 32 if N <= 32 else 64
+        each, layout = replace(instance, tile=ScanTile(units, 8)), Layout(T, B, N, residual=True, reverse=seed % 2 == 1)
+        a = random_scan(each, layout, seed)
+        before = copies(a)
+        scan, step = functions(each)
+        launch_scan(scan, each, (layout, a))
+        assert_same(each, a, by_steps(step, each, layout, before))
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES[1:], ids=str)
 @pytest.mark.parametrize("instance", INSTANCES[1:3], ids=["narrow", "wide"])
 def test_scan_in_any_order_of_threads(functions, instance, schedule):
@@ -234,12 +294,13 @@ def test_scan_is_near_the_formula(functions, name):
     ids=str,
 )
 @pytest.mark.parametrize("name", ["__half", "__nv_bfloat16", "float"])
-def test_gates(name, schedule):
-    """lstm_gates sums in the order of K, whether rows can be staged or can't."""
-    dtype, R, each = DTYPES[name], STEP_TILE.rows, 64 // DTYPES[name].itemsize
-    module = Module(KERNELS / "gates.cu", [gates_name(name, aligned) for aligned in (True, False)], mode="check")
+@pytest.mark.parametrize("tile", [TENSOR_MEDIUM, TENSOR_LARGE], ids=["medium", "large"])
+def test_gates(tile, name, schedule):
+    """lstm_gates sums in the order of K, whatever its tile, and whether rows can be staged or can't."""
+    dtype, R, U, each = DTYPES[name], tile.rows, tile.units, 64 // DTYPES[name].itemsize
+    module = Module(KERNELS / "gates.cu", [gates_name(tile, name, aligned) for aligned in (True, False)], mode="check")
     for aligned in (True, False):
-        for rows, I, N in ((1, 1, 1), (R, each, 16), (R + 1, 5 * each + 1, 33), (R - 1, 0, 15)):
+        for rows, I, N in ((1, 1, 1), (R, each, U), (R + 1, 5 * each + 1, 2 * U + 1), (R - 1, 0, U - 1)):
             random = np.random.default_rng(I)
             x = columns_of(random, rows, I, dtype, 16 // dtype.itemsize if aligned else 1)
             weight = random.standard_normal((4 * N, I)).astype(dtype)
@@ -247,20 +308,20 @@ def test_gates(name, schedule):
                 weight = to_tf32(weight).astype(dtype)
             want = sequential_gates(to_tf32(x)[None] if name == "float" else x[None], weight)[0][:, gate_order(N)]
             gates = columns_of(random, rows, 4 * N, np.dtype(np.float32), 4)
-            packed = interleaved(weight, weight[:, :0], STEP_TILE.units)
+            packed = interleaved(weight, weight[:, :0], U)
             arguments = GatesArguments(matrix(x), matrix(packed), matrix(gates), rows, I, N)
-            module.function(gates_name(name, aligned))(
-                STEP_TILE.grid(rows, N),
-                (STEP_TILE.threads,),
+            module.function(gates_name(tile, name, aligned))(
+                tile.grid(rows, N),
+                (tile.threads,),
                 [by_value(arguments, T=dtype)],
-                shared_mem=STEP_TILE.shared_bytes,
+                shared_mem=tile.shared_bytes,
                 schedule=schedule,
             )
             assert_same_bits(f"gates of {rows} rows", gates + 0.0, want.astype(np.float32) + 0.0)
 
 
-def gates_name(name, aligned):
-    return gates_kernel(DTYPES[name], aligned).name
+def gates_name(tile, name, aligned):
+    return gates_kernel(tile, DTYPES[name], aligned).name
 
 
 @pytest.mark.parametrize("name", ["__nv_bfloat16", "float"])

@@ -6,7 +6,8 @@ import pytest
 
 from fusedlstm import LSTM, LSTMState, StackedWeights
 from fusedlstm.backends.cuda.scan_kernels import gate_order
-from fusedlstm.backends.cuda.scan_tiles import LAST, NO_FLAGS, ScanTile, scan_tile
+from fusedlstm.backends.cuda.scan_tiles import LAST, NO_FLAGS, ScanTile, gates_tile, scan_tile
+from fusedlstm.backends.cuda.tiles import TENSOR_LARGE, TENSOR_MEDIUM, TENSOR_MEDIUM_SHORT
 
 from support.backends import BACKENDS
 from support.on_emulated_gpu import bits, bits_of, nodes_of
@@ -15,6 +16,8 @@ cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 pytestmark = pytest.mark.skipif("emulated" not in BACKENDS, reason="needs the fake driver")
 
 B, I, N = 11, 6, 10
+SCAN = ["gates", "scan"]
+GATES_OF_FOUR = 4 * B * 4 * N * 4  # bytes of x's part of four steps
 
 
 def make(layers=2, *, kernel="scan", dtype="bfloat16", seed=0, **options):
@@ -50,12 +53,14 @@ CELLS = {
     "plain": {"dtype": "bfloat16"},
     "residual": {"dtype": "float16", "residual": [False, True], "peephole": True},
     "zoneout": {"dtype": "float32", "zoneout_c": 0.1, "zoneout_h": 0.2, "cell_clip": 0.5},
+    "projection": {"dtype": "bfloat16", "proj_size": 6, "proj_clip": 0.2, "zoneout_h": 0.2, "residual": [True, True]},
 }
 
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("name", CELLS)
 def test_scans_have_the_bits_of_steps(name):
+    """A projection is narrower than the cell, so h and c differ in width."""
     lstm, stepping = (make(kernel=kernel, **CELLS[name]) for kernel in ("scan", "tensor_medium"))
     xs, states = arguments(lstm, 21)
     is_first = np.random.default_rng(1).random((21, B)) < 0.3
@@ -113,6 +118,41 @@ def test_sequencers_scan(bidirectional):
     assert "lstm_step" not in nodes
 
 
+@pytest.mark.parametrize("T", [1, 2, 3, 5, 9, pytest.param(69, marks=pytest.mark.nightly)])
+def test_a_scan_leaves_single_steps(T, monkeypatch):
+    """Both orders of scans and single steps carry h, c, resets and last outputs, in one graph or several."""
+    monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", GATES_OF_FOUR)
+    rng = np.random.default_rng(T)
+    is_first, mask = rng.random((T, B)) < 0.3, rng.random((T, B)) < 0.7
+    for reverse in (False, True):
+        about = {"masked_outputs": "last", "reverse": reverse}
+        stepping, lstm = make(kernel="tensor_medium"), make(kernel=None)
+        xs, states = arguments(lstm, T)
+        marks = {"is_first": is_first, "mask": mask}
+        wanted = bits_of_call(stepping(xs, states, **marks, **about))
+        assert bits_of_call(lstm(xs, states, **marks, **about)) == wanted
+        sequencer = lstm.sequencer(T, B, is_first=True, mask=True, **about)
+        sequencer.write(states)
+        assert (bits(sequencer.run(xs, **marks)), bits_of(sequencer.read())) == wanted
+
+
+@pytest.mark.parametrize(
+    ("T", "reverse", "wanted"),
+    [
+        (2, False, ["step", "step"]),
+        (5, False, [*SCAN, "step"]),
+        (5, True, ["step", *SCAN]),
+        (8, True, [*SCAN, *SCAN]),
+    ],
+)
+def test_parts_of_one_step(T, reverse, wanted, monkeypatch):
+    """Memory for x's part of four steps cuts a graph into scans of four. A step that is left over is a single one."""
+    monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", GATES_OF_FOUR)
+    nodes = nodes_of(make(1).sequencer(T, B, reverse=reverse)._engine._graph)
+    nodes = [node.removeprefix("lstm_") for node in nodes if node.startswith("lstm_")]
+    assert nodes == wanted
+
+
 def test_the_table_chooses_scans():
     """Without a name, sequences scan, and single steps don't."""
     lstm, wanted = make(kernel=None), make()
@@ -161,6 +201,13 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 def test_rows_of_a_block(B, N, capability, directions, flags, tile):
     """A block has few rows while there are blocks for all multiprocessors. Its shared memory fits."""
     assert scan_tile(B, N, BFLOAT16, capability, directions=directions, flags=flags) == tile
+
+
+@pytest.mark.parametrize(("N", "most"), [(1, 512), (32, 512), (33, 256), (64, 256), (65, 128), (128, 128)])
+def test_tiles_of_the_inputs(N, most):
+    """Many rows take large tiles, where a multiprocessor has room for two."""
+    assert [gates_tile(B, N, BFLOAT16, 90) for B in (1, most, most + 1)] == [TENSOR_MEDIUM] * 2 + [TENSOR_LARGE]
+    assert [gates_tile(B, N, BFLOAT16, 86) for B in (1, most + 1)] == [TENSOR_MEDIUM_SHORT] * 2
 
 
 def test_order_of_gates():

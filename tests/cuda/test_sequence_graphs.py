@@ -468,7 +468,7 @@ def test_arguments_of_another_gpu_are_refused():
 
 def test_the_kernel_is_the_cells():
     """Each layer that doesn't scan uses the kernel of a cell of its sizes."""
-    lstm = LSTM(StackedWeights.random(I, 8 * N, 2, proj_size=N, seed=0, dtype="bfloat16"), backend="cuda")
+    lstm = LSTM(StackedWeights.random(I, 136, 2, proj_size=N, seed=0, dtype="bfloat16"), backend="cuda")
     cell = LSTMCell(lstm.weights.layers[0], backend="cuda")
     for rows in (1, 100, 100_000):
         assert lstm.kernels(7, rows)[0] == cell._engine.kernel_for(rows)

@@ -22,7 +22,16 @@ from fusedlstm.functions import Functions
 
 from emulation import FORWARD
 from support.kernel_cases import CELL_CLIP, DTYPES, state_type
-from support.step_cases import columns_of, interleaved, reset_rows, step_name, to_tf32, whole_tiles
+from support.step_cases import (
+    PROJ_CLIP,
+    columns_of,
+    interleaved,
+    padded_projection,
+    reset_rows,
+    step_name,
+    to_tf32,
+    whole_tiles,
+)
 from support.structs import by_value, matrix
 
 RESET, IDLE = 1, 2
@@ -52,7 +61,7 @@ class Instance:
     @property
     def step(self):
         """The name of the instance of lstm_step that computes the same."""
-        return step_name(STEP_TILE, self.dtype, *self.options, False, False, 1, False)
+        return step_name(STEP_TILE, self.dtype, *self.options, self.tile.projects, False, 1, False)
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ class Layout:
         residual: whether there is an input to add.
         states: whether there is an initial state; else it is zeros.
         in_place: whether the final state replaces it.
+        P: columns of h; None for N. Instances without a projection need None.
     """
 
     T: int
@@ -81,6 +91,11 @@ class Layout:
     residual: bool = False
     states: bool = True
     in_place: bool = True
+    P: int | None = None
+
+    @property
+    def width(self):
+        return self.N if self.P is None else self.P
 
 
 def series_of(random, T, B, columns, dtype, multiple, *, batch_first=False):
@@ -116,13 +131,14 @@ def random_flags(random, kind, T, B):
 
 def random_scan(instance, layout, seed=0, I=5):
     """Return random arrays by name. Rows that are reset before the first step have a state of NaN."""
-    T, B, N, W = layout.T, layout.B, layout.N, instance.width
+    T, B, N, P, W = layout.T, layout.B, layout.N, layout.width, instance.width
     random = np.random.default_rng(seed)
     dtype, A = DTYPES[instance.dtype], DTYPES[state_type(instance.dtype)]
     tf32 = instance.dtype == "float"
-    weight_ih, weight_hh = ((random.standard_normal((4 * N, width)) / np.sqrt(I + N)).astype(dtype) for width in (I, N))
+    weight_ih, weight_hh = ((random.standard_normal((4 * N, width)) / np.sqrt(I + N)).astype(dtype) for width in (I, P))
+    weight_hr = (random.standard_normal((P, N)) / np.sqrt(N)).astype(dtype)
     if tf32:
-        weight_ih, weight_hh = (to_tf32(each).astype(dtype) for each in (weight_ih, weight_hh))
+        weight_ih, weight_hh, weight_hr = (to_tf32(each).astype(dtype) for each in (weight_ih, weight_hh, weight_hr))
     x = random.standard_normal((T, B, I)).astype(dtype)
     gates = sequential_gates(to_tf32(x) if tf32 else x, weight_ih)
     a = {
@@ -130,13 +146,15 @@ def random_scan(instance, layout, seed=0, I=5):
         "weight": interleaved(weight_ih, weight_hh, STEP_TILE.units),
         "weight_ih": weight_ih,
         "weight_hh": weight_hh,
+        "weight_hr": weight_hr,
+        "projection": padded_projection(weight_hr, STEP_TILE.units) if instance.tile.projects else None,
         "bias": random.standard_normal(4 * N).astype(dtype) if layout.bias else None,
         "peephole": random.standard_normal((3, N)).astype(dtype) if instance.peephole else None,
         "gates": series_of(random, T, B, 4 * N, A, 4, batch_first=seed % 2 == 1),
-        "h": columns_of(random, B, N, dtype, W) if layout.states else None,
+        "h": columns_of(random, B, P, dtype, W) if layout.states else None,
         "c": columns_of(random, B, N, A, W) if layout.states else None,
-        "out": series_of(random, T, B, N, dtype, W, batch_first=seed % 2 == 0),
-        "input": series_of(random, T, B, N, dtype, W) if layout.residual else None,
+        "out": series_of(random, T, B, P, dtype, W, batch_first=seed % 2 == 0),
+        "input": series_of(random, T, B, P, dtype, W) if layout.residual else None,
         "flags": None,
         "reset_h": None,
         "reset_c": None,
@@ -144,17 +162,17 @@ def random_scan(instance, layout, seed=0, I=5):
     }
     a["gates"][...] = gates[:, :, gate_order(N)]
     own = layout.in_place and layout.states
-    a["h_out"] = a["h"] if own else columns_of(random, B, N, dtype, W)
+    a["h_out"] = a["h"] if own else columns_of(random, B, P, dtype, W)
     a["c_out"] = a["c"] if own else columns_of(random, B, N, A, W)
     if instance.flags != NO_FLAGS:
         a["flags"] = random_flags(random, layout.flags, T, B)
-        a["reset_h"] = reset_rows(layout.reset[0], random, B, N, dtype, W)
+        a["reset_h"] = reset_rows(layout.reset[0], random, B, P, dtype, W)
         a["reset_c"] = reset_rows(layout.reset[1], random, B, N, A, W)
         if layout.states and T:
             first = a["flags"][-1 if layout.reverse else 0] == RESET
             a["h"][first] = a["c"][first] = np.nan
     if instance.flags == LAST:
-        a["last"] = columns_of(random, B, N, dtype, W)
+        a["last"] = columns_of(random, B, P, dtype, W)
     return a
 
 
@@ -174,6 +192,9 @@ def direction(instance, layout, a):
         out=Series.of(a["out"]),
         input=Series.of(a["input"]),
         reverse=layout.reverse,
+        projection=matrix(a["projection"]),
+        proj_clip=PROJ_CLIP,
+        P=layout.width,
     )
 
 
@@ -215,30 +236,33 @@ def launch_one_step(function, instance, layout, a, t, h, c, out):
         weight=matrix(a["weight"]),
         cell=Cell(a["bias"], a["peephole"], CELL_CLIP, layout.N),
         copy=Copy(matrix(out), matrix(None if a["input"] is None else a["input"][t])),
-        projection=Matrix(),
-        proj_clip=np.inf,
+        projection=matrix(a["projection"]),
+        proj_clip=PROJ_CLIP,
         I=a["x"].shape[2],
-        P=layout.N,
+        P=layout.width,
     )
+    of_m = STEP_TILE.bytes_of_m(layout.N, DTYPES[instance.dtype]) if instance.tile.projects else 0
     passed = by_value(arguments, T=DTYPES[instance.dtype])
-    function(STEP_TILE.grid(layout.B, layout.N), (STEP_TILE.threads,), [passed], shared_mem=STEP_TILE.shared_bytes)
+    rows, units = STEP_TILE.grid(layout.B, layout.N)
+    grid = rows, 1 if instance.tile.projects else units
+    function(grid, (STEP_TILE.threads,), [passed], shared_mem=STEP_TILE.shared_bytes + of_m)
     return new_h, new_c
 
 
 def by_steps(function, instance, layout, before):
     """Return h, c, outputs and last outputs, computed by single steps of lstm_step."""
     a = before
-    T, B, N = layout.T, layout.B, layout.N
+    T, B, N, P = layout.T, layout.B, layout.N, layout.width
     dtype, A = DTYPES[instance.dtype], DTYPES[state_type(instance.dtype)]
-    h = np.zeros((B, N), dtype) if a["h"] is None else a["h"].copy()
+    h = np.zeros((B, P), dtype) if a["h"] is None else a["h"].copy()
     c = np.zeros((B, N), A) if a["c"] is None else a["c"].copy()
-    last = np.zeros((B, N), dtype) if a["last"] is None else a["last"].copy()
-    outputs = np.zeros((T, B, N), dtype)
+    last = np.zeros((B, P), dtype) if a["last"] is None else a["last"].copy()
+    outputs = np.zeros((T, B, P), dtype)
     for t in reversed(range(T)) if layout.reverse else range(T):
         flags = np.zeros(B, np.uint8) if a["flags"] is None else a["flags"][t]
         for rows, to in ((a["reset_h"], h), (a["reset_c"], c)):
             to[flags == RESET] = 0 if rows is None else np.broadcast_to(rows, to.shape)[flags == RESET]
-        out = np.empty((B, N), dtype)
+        out = np.empty((B, P), dtype)
         new_h, new_c = launch_one_step(function, instance, layout, a, t, h, c, out) if B else (h, c)
         idle = (flags & IDLE != 0)[:, None]
         h, c = np.where(idle, h, new_h), np.where(idle, c, new_c)

@@ -79,18 +79,19 @@ def _call(cell, B, contiguous):
 
 
 def _sequences(lstm, B, contiguous):
+    T = 5  # a chunk of four steps, and one of a single step
     arrays, wide = Arrays(lstm, contiguous=contiguous), lstm.zero_state(0)[0].c.dtype
     for rule in ("zero", "last"):
-        xs = lstm.xp.zeros((3, B, lstm.weights.input_size), lstm.dtype)
+        xs = lstm.xp.zeros((T, B, lstm.weights.input_size), lstm.dtype)
         lstm(xs, lengths=[2] * B, masked_outputs=rule)
     for of_x, of_c in itertools.product(arrays.ways, repeat=2):
-        xs = of_x(3 * B, lstm.weights.input_size, lstm.dtype)
-        xs = lstm.xp.lib.stride_tricks.as_strided(xs, (3, B, xs.shape[1]), (B * xs.strides[0], *xs.strides))
+        xs = of_x(T * B, lstm.weights.input_size, lstm.dtype)
+        xs = lstm.xp.lib.stride_tricks.as_strided(xs, (T, B, xs.shape[1]), (B * xs.strides[0], *xs.strides))
         states = tuple(
             LSTMState(h=of_x(B, layer.output_size, lstm.dtype), c=of_c(B, layer.hidden_size, wide))
             for layer in lstm.weights.layers
         )
-        for is_first in (None, np.ones((3, B), bool)):
+        for is_first in (None, np.ones((T, B), bool)):
             lstm(xs, states, is_first=is_first)
             lstm(xs, states, is_first=is_first, cells=True)
             if lstm.weights.is_causal:

@@ -150,6 +150,7 @@ def test_rows_are_on_each_side_of_every_bound():
 
     bounds = {most for table in kernel_choice._TABLE.values() for most, _ in table} - {kernel_choice._MORE}
     bounds |= {rows for _, rows in sequence_choice._ROWS}
+    bounds |= {rows for _, rows in scan_tiles._MEDIUM_ROWS}
     bounds |= {scan_tiles._ENOUGH_BLOCKS * rows for rows in scan_tiles._ROWS}
     bounds |= {tiles._FEW_TENSOR, tiles._FEW_SIMT, tiles._MORE_SIMT, 64, kernel_choice.ROWS_OF_A_POOL}
     bounds |= {tile.rows * tiles._ENOUGH_BLOCKS for tile in tiles.ALL}

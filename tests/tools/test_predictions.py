@@ -166,7 +166,7 @@ def test_kept_files_match_the_model(tmp_path, monkeypatch):
     assert written == kept, "python -m benchmarks predictions writes them anew"
     assert json.loads(written[0]) == json.loads(json.dumps(predictions.compute()))
     for text in written:
-        assert "Predictions of a model, written on 2026-11-29. No figure here was measured." in text
+        assert "Predictions of a model, written on 2026-11-30. No figure here was measured." in text
     monkeypatch.setattr(predictions, "write", lambda: ["here"])
     assert command.main(["predictions"]) == 0
 
@@ -199,11 +199,11 @@ def close(seconds):
     return pytest.approx(seconds, rel=1e-3, abs=1e-10)
 
 
-def scanned(B, **rates):
+def scanned(B, P=None, **rates):
     """Predict a step of a scan of 128 units and inputs. Rates other than those that take no time are given."""
     none = dict.fromkeys(("node", "fill", "chain", "mma", "barrier"), 0)
     gpu = Gpu(**PLAIN | {"port": 1e18, "l2": 1e18} | none | rates)
-    return predict_sequence("scan", B=B, I=128, N=128, arithmetic="bfloat16", gpu=gpu)
+    return predict_sequence("scan", B=B, I=128, N=128, P=P, arithmetic="bfloat16", gpu=gpu)
 
 
 def test_a_scan_by_hand():
@@ -220,16 +220,38 @@ def test_a_scan_by_hand():
     assert near(scanned(8 * 13, special=1).step)[0] == close(2e-9 * 8 * 8 * 128)
     for sms, rounds in ((129, 1), (128, 2)):
         assert near(scanned(64 * 129, special=1, sms=sms).step)[0] == close(rounds * 8e-9 * 8 * 8 * 128)
-    # The L2 gives x's part of four gates, and takes h.
-    assert near(scanned(8, l2=1e9).step) == (close(1e-9 * 8 * 128 * (16 + 2)), "L2")
+    # The L2 gives x's part of four gates, and takes h. In each of 64 steps, it gives a 64th of the weights.
+    weights = 4 * 128 * 128 * 2
+    assert near(scanned(8, l2=1e9).step) == (close(1e-9 * (8 * 128 * (16 + 2) + weights / 64)), "L2")
+    # So does the port of a multiprocessor that runs two blocks of 8 rows. It also moves x's part and h.
+    rounds = 2 * 1e-9 * (8 * 128 * (16 + 2) + weights / 64)
+    assert near(scanned(8 * 13, port=1).step)[0] == close(rounds)
+
+
+def test_a_projection_of_a_scan_by_hand():
+    """A second barrier and product follow, of 128 columns for each of 8 rows. Other batches only add resources."""
+
+    def projected(B, **rates):
+        return scanned(B, P=64, **rates).step.seconds
+
+    assert projected(8) == close(0)
+    assert projected(8, barrier=1e-6) == close(2e-6)
+    assert projected(8, mma=1e-6, chain=3e-6) == close(2 * (8e-6 + 3e-6))
+    for B, batches in ((8, 1), (64 * 129, 8)):
+        more = projected(B, shared=1, sms=129) - scanned(B, shared=1, sms=129).step.seconds
+        assert more == close(batches * 1e-9 * 8 * 512 * (4 + 8))
 
 
 def test_inputs_of_a_scan_by_hand():
-    """One launch of tensor_medium's tile multiplies the x of a chunk. cuBLASLt does so for matmul."""
+    """One launch of a medium or large tile multiplies the x of a chunk. cuBLASLt does so for matmul."""
     assert [steps_of_chunk(B, 128, "bfloat16") for B in (1, 128, 1024, 1 << 20)] == [64, 64, 8, 1]
     assert scanned(8, node=1e-6).of_x == close(1e-6 / 64)
     # A block of 64 rows and columns loads both, of 256 bytes each, and writes float sums.
     assert scanned(1, port=1).of_x == close(1e-9 * (128 * 256 + 64 * 64 * 4) / 64)
+    # In a chunk of 8 steps of 2048 rows, each of ten multiprocessors has at least 51 large tiles. They load 256 rows.
+    assert steps_of_chunk(1024, 128, "bfloat16") == 8
+    large = -(-8192 // 128 * 4 // 10) * (256 * 256 + 128 * 128 * 4)
+    assert scanned(1024, port=1).of_x == close(1e-9 * large / 8)
     two = [predict_sequence(kernel, B=8, I=128, N=128, arithmetic="tf32") for kernel in ("matmul", "tensor_small")]
     assert two[0].of_x > 0 == two[1].of_x
     assert two[1].step == predict("tensor_small", B=8, I=128, N=128, arithmetic="tf32")
@@ -239,7 +261,7 @@ def test_inputs_of_a_scan_by_hand():
 def test_chosen_sequences_are_near_the_fastest():
     """At each predicted shape, the chosen kernel takes at most a tenth or 0.3 us more than the fastest."""
     rows = predictions.compute()["sequences"]
-    assert len(rows) == 2 * len(predictions.SEQUENCES)
+    assert len(rows) == 2 * len(predictions.SEQUENCES) + len(predictions.PROJECTED)
     for row in rows:
         times = {kernel: one["us"] for kernel, one in row["kernels"].items()}
         assert times[row["chosen"]] <= max(1.1 * times[row["fastest"]], times[row["fastest"]] + 0.3), row

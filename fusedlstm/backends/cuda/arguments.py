@@ -271,6 +271,9 @@ class ScanDirection:
     out: Annotated[Series, "T"]
     input: Annotated[Series, "const T"]
     reverse: I64
+    projection: Annotated[Matrix, "const T"]
+    proj_clip: Double
+    P: I64
 
 
 @dataclass(slots=True)

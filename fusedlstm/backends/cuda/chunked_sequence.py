@@ -35,8 +35,16 @@ def chunks(T: int, most: int) -> Iterator[tuple[int, int]]:
             start += size
 
 
-def kernels_of(engines: Sequence[CudaCell], B: int, *, scans: bool = True) -> tuple[str, ...]:
-    """Return the kernel of each layer in sequences of B rows, as `sequence_choice` has it, which explains `scans`.
+def most_steps(engines: Sequence[CudaCell], form: Form) -> int:
+    """Return the most steps of a chunk."""
+    limit = steps_that_fit(engines, form)
+    return next(size for size in SIZES if size <= limit)
+
+
+def kernels_of(engines: Sequence[CudaCell], steps: int, B: int, *, scans: bool = True) -> tuple[str, ...]:
+    """Return the kernel of each layer in graphs of at most so many steps of B rows.
+
+    `sequence_choice` chooses it, and explains `scans`.
 
     Raises:
         BackendUnavailableError: a step needs matmul, which can't be planned here.
@@ -47,7 +55,7 @@ def kernels_of(engines: Sequence[CudaCell], B: int, *, scans: bool = True) -> tu
         weights = engine.weights
         about = weights.dtype.name, engine.precision, weights.capability
         kernel = sequence_choice.choose(
-            *(B, (weights.I, weights.N, weights.P), *about),
+            *(steps, B, (weights.I, weights.N, weights.P), *about),
             projects=weights.weight_hr is not None,
             forced=engine.sequence_kernel,
             can_plan=can_plan,
@@ -127,9 +135,8 @@ class _Graphs:
 
     def __init__(self, index: int, engines: Sequence[CudaCell], residual: Sequence[bool], form: Form) -> None:
         self.form = form
-        limit = steps_that_fit(engines, form)
-        self._most = next(size for size in SIZES if size <= limit)
-        kernels = kernels_of(engines, form.B, scans=not form.cells)
+        self._most = most_steps(engines, form)
+        kernels = kernels_of(engines, self._most, form.B, scans=not form.cells)
         self._static = StaticSequence(engines, residual, kernels, self._most, form)
         self._by_steps: dict[int, Any] = {}
         self._turns = Turns(index)

@@ -12,8 +12,6 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fusedlstm.arrays import dtypes
 from fusedlstm.backends import kernel_choice, sequence_choice
 from fusedlstm.backends.cuda import (
@@ -111,7 +109,7 @@ class _Uses:
         yield sequence_kernels.flags_kernel()
         for B, scans in itertools.product(self._batches, _EITHER):
             kernel = sequence_choice.choose(
-                *(B, layer.sizes, *self._about, self._capability),
+                *(sequence_choice.FEWEST_STEPS, B, layer.sizes, *self._about, self._capability),
                 projects=layer.projects,
                 forced=self._of_sequences,
                 can_plan=self._can_plan,
@@ -119,7 +117,8 @@ class _Uses:
             )
             if kernel == kernel_choice.SCAN:
                 yield from layer.scan(B)
-            elif kernel != "matmul":
+                kernel = sequence_choice.OF_FEW_STEPS
+            if kernel != "matmul":
                 yield from layer.interleaving(kernel)
                 for idle in _EITHER:
                     yield from layer.step(kernel, B, {True}, odd=False, odd_m=False, idle=idle)
@@ -219,12 +218,13 @@ class _Layer:
 
     def scan(self, B: int) -> Iterator[Kernel]:
         """Yield the kernels of scans, without flags, and with either kind of outputs of idle rows."""
-        yield weight_kernels.interleave_kernel(self.dtype, self.dtype == np.float32)
-        yield scan_kernels.gates_kernel(self.dtype, aligned=True)
+        tile = scan_tiles.gates_tile(B, self._N, self.dtype, self._capability)
+        yield scan_kernels.gates_kernel(tile, self.dtype, aligned=True)
         for flags in (scan_tiles.NO_FLAGS, scan_tiles.ZEROS, scan_tiles.LAST):
-            tile = scan_tiles.scan_tile(B, self._N, self.dtype, self._capability, flags=flags)
-            (width,) = _widths((self._N,), pairs=True, odd=False)
-            yield scan_kernels.scan_kernel(tile, self.dtype, self._functions, *self._options, flags, width)
+            about = self._N, self.dtype, self._capability
+            of_scan = scan_tiles.scan_tile(B, *about, flags=flags, projects=self.projects)
+            (width,) = _widths((self._N, self._P), pairs=True, odd=False)
+            yield scan_kernels.scan_kernel(of_scan, self.dtype, self._functions, *self._options, flags, width)
 
     def interleaving(self, kernel: str) -> Iterator[Kernel]:
         """Yield the kernels that copy the weights for steps in one kernel."""

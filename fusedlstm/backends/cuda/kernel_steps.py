@@ -34,16 +34,21 @@ class KernelSteps(LayerSteps):
 
     def queue(self, steps: int) -> None:
         """Queue the first `steps` steps of the buffers on the current stream."""
-        order, h, other = self._form.order(range(steps)), self.state.h, self._other
+        order = self._form.order(range(steps))
+        self._queue_each(order, order[0])
+
+    def _queue_each(self, order: range, first: int) -> None:
+        """Queue these steps. `first` is the first step of `queue`."""
+        h, other = self.state.h, self._other
         for t in order:
-            self._step(t, order[0], h, other)
+            self._step(t, first, h, other)
             h, other = other, h
             self._queue_cells(t, h)
         if h is not self.state.h:
             copy_rows(self.state.h, h)
 
     def _step(self, t: int, first: int, h: Any, next_h: Any) -> None:
-        """Queue step t. `first` is the step that the direction takes first."""
+        """Queue step t."""
         buffers, c = self._buffers, self.state.c
         x = buffers.xs[t]
         to = Destinations(

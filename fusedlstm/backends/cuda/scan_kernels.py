@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,15 @@ from fusedlstm.backends.cuda.function_types import functions_type
 from fusedlstm.backends.cuda.runtime.kernel import Kernel, Launch
 from fusedlstm.backends.cuda.runtime.strides import is_aligned
 from fusedlstm.backends.cuda.runtime.structs import Struct
-from fusedlstm.backends.cuda.scan_tiles import LAST, NO_FLAGS, ZEROS, ScanTile, scan_tile
+from fusedlstm.backends.cuda.scan_tiles import LAST, NO_FLAGS, ZEROS, ScanTile, gates_tile, scan_tile
 from fusedlstm.backends.cuda.step_kernels import can_stage
-from fusedlstm.backends.cuda.tiles import TENSOR_MEDIUM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.backends.cuda.device_weights import DeviceWeights
+    from fusedlstm.backends.cuda.tiles import Tile
     from fusedlstm.functions import Functions
 
 _PAIR = 2  # units that a thread moves as one, if sizes and addresses allow it
@@ -43,16 +44,16 @@ class Scan:
     Attributes:
         weights: the layer's weights.
         gates: (T, B, 4N): x's part, in `gate_order`, in the arithmetic's dtype.
-        h: (B, N): the state before, or None for zeros.
-        c: likewise.
-        h_out: (B, N): gets the state after; may be h.
-        c_out: likewise.
-        out: (T, B, N), any strides of T and B: gets the outputs.
-        input: (T, B, N), added to the outputs; or None.
+        h: (B, P): the state before, or None for zeros.
+        c: (B, N), likewise.
+        h_out: (B, P): gets the state after; may be h.
+        c_out: (B, N), likewise.
+        out: (T, B, P), any strides of T and B: gets the outputs.
+        input: (T, B, P), added to the outputs; or None.
         flags: (T, B) as in kernels/flags.cuh, viewed as booleans; or None.
-        reset_h: (B, N), or one row, or None for zeros: what h becomes in a reset.
-        reset_c: likewise.
-        last: (B, N): each row's last output, before and after, which idle rows repeat. If None, they get zeros.
+        reset_h: (B, P), or one row, or None for zeros: what h becomes in a reset.
+        reset_c: (B, N), likewise.
+        last: (B, P): each row's last output, before and after, which idle rows repeat. If None, they get zeros.
         reverse: whether to walk from the last step to the first.
     """
 
@@ -98,6 +99,9 @@ class Scan:
             out=Series.of(self.out),
             input=Series.of(self.input),
             reverse=self.reverse,
+            projection=Matrix.of(interleaved.projection),
+            proj_clip=math.inf if weights.proj_clip is None else weights.proj_clip,
+            P=weights.P,
         )
 
 
@@ -124,8 +128,11 @@ def scan_launch(directions: Sequence[Scan], capability: int) -> Launch:
     first, last = directions[0], directions[-1]
     weights, (T, B, _) = first.weights, first.gates.shape
     flags = max(each.idle() for each in directions)
-    tile = scan_tile(B, weights.N, weights.dtype, capability, directions=len(directions), flags=flags)
-    pairs = weights.N % _PAIR == 0 and all(is_aligned(a, _PAIR) for each in directions for a in each.moved())
+    about, projects = (B, weights.N, weights.dtype, capability), weights.projection is not None
+    tile = scan_tile(*about, directions=len(directions), flags=flags, projects=projects)
+    pairs = weights.N % _PAIR == weights.P % _PAIR == 0 and all(
+        is_aligned(a, _PAIR) for each in directions for a in each.moved()
+    )
     options = weights.functions, weights.peephole is not None, weights.cell_clip is not None, flags
     arguments = ScanArguments(first.arguments(), last.arguments(), steps=T, B=B)
     grid = -(-B // tile.rows), len(directions)
@@ -133,28 +140,30 @@ def scan_launch(directions: Sequence[Scan], capability: int) -> Launch:
 
 
 @functools.cache
-def gates_kernel(dtype: np.dtype[Any], aligned: bool) -> Kernel:
-    """Return the instance of kernels/gates.cu for a dtype, and for rows of x that can be staged or can't."""
-    name = f"lstm_gates<{TENSOR_MEDIUM.c_name(dtype)}, {str(aligned).lower()}>"
-    return Kernel("gates.cu", name, Struct(GatesArguments, T=dtype), TENSOR_MEDIUM.shared_bytes)
+def gates_kernel(tile: Tile, dtype: np.dtype[Any], aligned: bool) -> Kernel:
+    """Return the instance of kernels/gates.cu for these template arguments. `aligned`: rows of x can be staged."""
+    name = f"lstm_gates<{tile.c_name(dtype)}, {str(aligned).lower()}>"
+    return Kernel("gates.cu", name, Struct(GatesArguments, T=dtype), tile.shared_bytes)
 
 
-def gates_launch(weights: DeviceWeights, x: Any, gates: Any) -> Launch:
+def gates_launch(weights: DeviceWeights, x: Any, gates: Any, B: int) -> Launch:
     """Return the launch of kernels/gates.cu, which writes x's part of the gates in `gate_order`.
 
     Args:
         weights: the layer's weights.
-        x: (B, I), all rows of some steps. Each row is contiguous, and the row stride may be any.
-        gates: (B, 4N) in the arithmetic's dtype, contiguous.
+        x: (rows, I), all rows of some steps. Each row is contiguous, and the row stride may be any.
+        gates: (rows, 4N) in the arithmetic's dtype, contiguous.
+        B: the rows of a step.
     """
-    B, interleaved = len(x), weights.interleaved(weights.dtype == np.float32)
+    rows, interleaved = len(x), weights.interleaved(weights.dtype == np.float32)
+    tile = gates_tile(B, weights.N, weights.dtype, weights.capability)
     arguments = GatesArguments(
         x=Matrix.of(x),
         weight=Matrix.of(interleaved.weight),
         gates=Matrix.of(gates),
-        B=B,
+        B=rows,
         I=weights.I,
         N=weights.N,
     )
-    kernel = gates_kernel(weights.dtype, can_stage(x))
-    return Launch(kernel, TENSOR_MEDIUM.grid(B, weights.N), (TENSOR_MEDIUM.threads,), arguments)
+    kernel = gates_kernel(tile, weights.dtype, can_stage(x))
+    return Launch(kernel, tile.grid(rows, weights.N), (tile.threads,), arguments)

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import cupy
-import numpy as np
 
+from fusedlstm.backends.cuda.kernel_steps import KernelSteps
 from fusedlstm.backends.cuda.runtime.strides import copy_rows
 from fusedlstm.backends.cuda.scan_kernels import Scan, gates_launch, scan_launch
-from fusedlstm.backends.cuda.sequence_form import LayerSteps, rows
+from fusedlstm.backends.cuda.sequence_form import rows
+from fusedlstm.backends.sequence_choice import FEWEST_STEPS, OF_FEW_STEPS
 
 if TYPE_CHECKING:
     from fusedlstm.backends.cuda.cell import CudaCell
     from fusedlstm.backends.cuda.sequence_form import Form, LayerBuffers
 
 
-class ScanSteps(LayerSteps):
-    """See `sequence_form.LayerSteps`. A row's state stays in its block from step to step.
+class ScanSteps(KernelSteps):
+    """See `sequence_form.LayerSteps`. A row's state stays in its block from step to step. Few steps are single ones.
 
     Args:
         engine: the engine of a layer that `sequence_choice` allows.
@@ -27,22 +28,26 @@ class ScanSteps(LayerSteps):
     """
 
     def __init__(self, engine: CudaCell, form: Form, buffers: LayerBuffers, gates: Any) -> None:
-        weights = engine.weights
-        super().__init__(weights, form, buffers)
+        super().__init__(engine, OF_FEW_STEPS, form, buffers)
         self._gates = gates
-        weights.interleaved(weights.dtype == np.float32)  # now, as the first call synchronizes
-        self._last = None if buffers.last is None else rows((form.B, weights.N), weights.dtype)
+        self._last = None if buffers.last is None else rows((form.B, engine.weights.P), engine.weights.dtype)
 
     def queue(self, steps: int) -> None:
         """Queue the first `steps` steps of the buffers on the current stream."""
-        if self._last is not None:
-            copy_rows(self._last, self._buffers.last)
-        most = len(self._gates)
-        for start in self._form.order(range(0, steps, most)):
-            self._part(slice(start, min(start + most, steps)))
+        form, most = self._form, len(self._gates)
+        first, has_last = form.order(range(steps))[0], False
+        for start in form.order(range(0, steps, most)):
+            part = range(start, min(start + most, steps))
+            if len(part) < FEWEST_STEPS:
+                self._queue_each(form.order(part), first)
+                continue
+            if self._last is not None and not has_last:
+                copy_rows(self._last, self._buffers.last_of(form, form.order(part)[0], first))
+                has_last = True  # each scan leaves it for the next one
+            self._scan(slice(part.start, part.stop))
 
-    def _part(self, part: slice) -> None:
-        """Queue a part of the steps."""
+    def _scan(self, part: slice) -> None:
+        """Queue a part of the steps in two launches."""
         buffers, state = self._buffers, self.state
         xs = buffers.xs[part]
         T, B, I = xs.shape
@@ -50,7 +55,7 @@ class ScanSteps(LayerSteps):
             return
         gates = self._gates[:T]
         flat = cupy.ndarray((T * B, I), xs.dtype, xs.data, strides=xs.strides[1:])
-        gates_launch(self._weights, flat, gates.reshape(T * B, -1)).queue()
+        gates_launch(self._weights, flat, gates.reshape(T * B, -1), B).queue()
         reset_h, reset_c = self._reset_pair
         scan = Scan(
             self._weights,

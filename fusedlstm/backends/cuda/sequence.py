@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import cupy
 
 from fusedlstm.backends.base import SequenceEngine
-from fusedlstm.backends.cuda.chunked_sequence import ChunkedSequence, kernels_of
+from fusedlstm.backends.cuda.chunked_sequence import ChunkedSequence, chunks, kernels_of, most_steps
 from fusedlstm.backends.cuda.groups import groups_of, width_of
 from fusedlstm.backends.cuda.runtime import fork
 from fusedlstm.backends.cuda.runtime.pinned import Uploads
 from fusedlstm.backends.cuda.runtime.streams import check_not_captured
 from fusedlstm.backends.cuda.runtime.strides import copy_rows
+from fusedlstm.backends.cuda.sequence_form import Form
 from fusedlstm.backends.cuda.sequence_marks import Marks
 
 if TYPE_CHECKING:
@@ -53,8 +55,13 @@ class CudaSequence(SequenceEngine):
                 return
             self._run_groups(engines, run, self._marks(run))
 
-    def kernels(self, engines: Sequence[CudaCell], B: int) -> tuple[str, ...]:
-        return kernels_of(engines, B)
+    def kernels(self, engines: Sequence[CudaCell], T: int, B: int) -> tuple[str, ...]:
+        found: tuple[str, ...] = ()
+        for part, _ in itertools.chain.from_iterable(self._groups):
+            each = engines[part.which]
+            _, steps = next(chunks(T, most_steps(each, Form(B))))  # the first chunk has the most steps
+            found += kernels_of(each, steps, B)
+        return found
 
     def _marks(self, run: SequenceRun) -> Marks:
         """Return the marks of a call, and queue their uploads."""

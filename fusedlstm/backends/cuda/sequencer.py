@@ -50,7 +50,7 @@ class CudaSequencer:
     def __init__(self, index: int, weights: StackedWeights, engines: Sequence[CudaCell], form: SequencerForm) -> None:
         fork.check_process()
         self._index, self._engines, self._form = index, tuple(engines), form
-        self.kernels = kernels_of(engines, form.B)
+        self.kernels = kernels_of(engines, form.T, form.B)
         given = form.flags(cupy)
         self._marks = Marks(form.T, **given)
         self._resets: Any = None  # of each layer and direction

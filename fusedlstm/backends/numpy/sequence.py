@@ -35,7 +35,7 @@ class NumpySequence(SequenceEngine):
     def run(self, engines: Sequence[NumpyCell], run: SequenceRun) -> None:
         engines[0].quietly(self._run, engines, run)  # all engines have the same number of threads
 
-    def kernels(self, engines: Sequence[NumpyCell], B: int) -> tuple[str, ...]:  # noqa: ARG002
+    def kernels(self, engines: Sequence[NumpyCell], T: int, B: int) -> tuple[str, ...]:  # noqa: ARG002
         return ("numpy",) * len(engines)
 
     def _run(self, engines: Sequence[NumpyCell], run: SequenceRun) -> None:
