@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,14 @@ def torch_files(folder):
     checkpoint = {"model": torch.nn.LSTMCell(2, 3).state_dict(), "epoch": 3, "name": "x", "best": [0.5, None]}
     torch.save(checkpoint, folder / "old.pt", _use_new_zipfile_serialization=False)
     torch.save(computed_weights(torch), folder / "computed.pt")
+    numbers = {"best": np.float64(0.5), "mean": np.zeros((2, 3), "f4"), "names": np.array(["x"]), "empty": np.zeros(0)}
+    torch.save({"model": torch.nn.LSTMCell(2, 3).state_dict(), "numbers": numbers}, folder / "numpy.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Sequential(torch.nn.LSTM(2, 3))), folder / "script.pt")
+    with zipfile.ZipFile(folder / "sb3.zip", "w") as archive:
+        archive.writestr("data", "{}")
+        archive.write(folder / "new.pt", "policy.pth")
 
 
 def computed_weights(torch):
