@@ -300,7 +300,7 @@ class LSTM(Sequenceable):
             reverse: whether every layer runs from the last step to the first. Each output stays at the index of its x.
             masked_outputs: the outputs of steps that a row does not take. "zero" gives zeros, as TensorFlow and PyTorch
                 do. "last" repeats the output of the direction's previous step, as Keras does, and gives zeros before
-                the first.
+                the first. (Keras on JAX repeats the initial h there and, unrolled, ignores its zero_output_for_mask.)
             strict: whether to wait for lengths on a GPU, and raise if one is below 0 or above T.
 
         Lengths, mask and is_first may be lists, or arrays in host memory or on the device. If they are on a GPU, a call

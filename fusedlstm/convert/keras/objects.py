@@ -42,10 +42,11 @@ def from_keras(
 
     Inputs of Keras's layers are (B, T, I): use LSTM(weights, batch_first=True). Pass a mask as `mask=`, with
     masked_outputs="last", or "zero" for a layer with zero_output_for_mask=True or in a Bidirectional that
-    returns sequences. For a layer with go_backwards=True, use LSTM(...)(xs, reverse=True). Keras returns such outputs
-    in reversed order. The weights don't hold the state of a stateful layer. The log warns about both. Dropout, seeds
-    and regularizers don't affect a step. Unknown options raise, and so do constants as initial_state, and training=True
-    with dropout.
+    returns sequences. Keras on JAX differs in two places: in masked steps before the first valid one it repeats the
+    initial h, and an unrolled layer ignores zero_output_for_mask. For a layer with go_backwards=True, use
+    LSTM(...)(xs, reverse=True). Keras returns such outputs in reversed order. The weights don't hold the state of a
+    stateful layer. The log warns about both. Dropout, seeds and regularizers don't affect a step. Unknown options
+    raise, and so do constants as initial_state, and training=True with dropout.
 
     Several layers are a stack only if each one reads the outputs of the one before in the model's graph. Layers that
     return their input at inference may be in between: Dropout, SpatialDropout1D, GaussianNoise, GaussianDropout,

@@ -144,7 +144,9 @@ def from_torch(
         if isinstance(everything, SavedParameters):
             check_script(everything.classes, scope, vouched)
         if not zoneout and _OF_ZONEOUT.fullmatch(scope):
-            log.warning("%s may be in a ZoneOutCell, which names don't show: pass its rate as zoneout=", scope)
+            log.warning(
+                "%s may be in a ZoneOutCell, which names don't show: pass its rate as zoneout= (--zoneout)", scope
+            )
     else:
         module.check(vouched)
         module.check_attributes(parameters.attributes())
@@ -193,9 +195,9 @@ class LSTMParameters:
         below = names_below(self._everything, self._scope)
         if quantised := [name for name in below if _QUANTISED.fullmatch(name)]:
             self._refuse(quantised, "It is quantised: pass the LSTM that it was made from")
-        for parts in self.parts.values():
+        for weight, parts in self.parts.items():
             if parametrization_of(parts) is None:
-                self._refuse([part.removeprefix(self._scope) for part in parts.values()], hint_for(parts))
+                self._refuse([part.removeprefix(self._scope) for part in parts.values()], hint_for(parts, weight))
         own = {whole for parts in self.parts.values() for whole in parts.values()}
         others = [name for name, whole in below.items() if whole not in own]
         direct = [name for name in others if "." not in name]
@@ -205,7 +207,7 @@ class LSTMParameters:
         if (normalising := [name for name in others if _NORMALISING.fullmatch(name)]) and self.parts:
             self._refuse(normalising, "A module that normalises its gates computes a different formula")
         if computing := [name for name in others if name.startswith("parametrizations.")]:
-            self._refuse(computing, hint_for([".original"]))
+            self._refuse(computing, hint_for([".original"], computing[0].split(".")[1]))
         if adapters := _adapters(self._everything, self._scope):
             self._refuse_names(adapters, "An adapter adds to the weights of its base_layer: call merge_and_unload")
         if self.num_layers and {"weight_ih", "weight_hh"} & set(self.parts):
