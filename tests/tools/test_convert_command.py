@@ -164,9 +164,10 @@ def keras_file_of_own_classes(folder):
 
 
 def test_custom_classes_of_other_sources(tmp_path, capsys):
-    status, _, errors = run(capsys, torch_file(tmp_path, "safetensors"), tmp_path / "w", "--custom-classes", "A,B")
+    np.savez(tmp_path / "v.npz", **convert.to_tf1(LSTMWeights.random(3, 4, seed=0)))
+    status, _, errors = run(capsys, tmp_path / "v.npz", tmp_path / "w", "--custom-classes", "A,B")
     assert status == 1
-    wanted = "--custom-classes: wanted nothing, as classes are named only in files of keras, not of torch; got A,B"
+    wanted = "--custom-classes: wanted nothing, as classes are named only in files of torch, keras, not of tf1; got A,B"
     assert errors == f"fusedlstm: {wanted}\n"
 
 
@@ -293,7 +294,7 @@ def test_zoneout_of_haste(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("rate", "message"),
-    [(1.5, "zoneout: wanted a number from 0 to 1; got 1.5"), ("nan", "zoneout: wanted a finite number")],
+    [(1.5, "--zoneout: wanted a number from 0 to 1; got 1.5"), ("nan", "--zoneout: wanted a finite number")],
 )
 def test_zoneout_outside_0_to_1_fails(rate, message, tmp_path, capsys):
     status, _, errors = run(capsys, torch_file(tmp_path), tmp_path / "w", "--zoneout", rate)

@@ -145,7 +145,7 @@ def from_torch(
             check_script(everything.classes, scope, vouched)
         if not zoneout and _OF_ZONEOUT.fullmatch(scope):
             log.warning(
-                "%s may be in a ZoneOutCell, which names don't show: pass its rate as zoneout= (--zoneout)", scope
+                "%s may be in a ZoneOutCell, which names don't show: pass its rate, zoneout= or --zoneout", scope
             )
     else:
         module.check(vouched)
