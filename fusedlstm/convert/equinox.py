@@ -65,7 +65,10 @@ def arrays_of(source: Any, prefix: str, vouched: frozenset[str] = frozenset()) -
     scope = scope_of(prefix, ".")
     if isinstance(source, Mapping):
         flat = flatten("source", source, ".")
-        scope = scope or _only(cells_in(flat), ".")
+        found = [] if scope else cells_in(flat)
+        scope = scope or _only(found, ".")
+        if len(found) > 1 and "" not in found:
+            fail(ValueError, "source", "one LSTMCell, or prefix= to choose", str(len(found)), _choose(found))
         arrays = {name: flat[whole] for name, whole in names_below(flat, scope).items() if flat[whole] is not None}
     else:
         refuse_foreign_source("source", _WANTED, source, "from_equinox")  # or _follow would blame the prefix
@@ -102,13 +105,16 @@ def _only(found: Sequence[str], end: str) -> str:
     return found[0] + (end if found[0] else "") if len(found) == 1 else ""
 
 
+def _choose(found: Sequence[str]) -> str:
+    return f"Give prefix= one of {', '.join(map(repr, found[:8]))}"
+
+
 def _arrays_of_module(cell: Any, prefix: str, vouched: frozenset[str], found: Sequence[str]) -> dict[str, Any]:
     names = (*LAYOUTS["equinox"].names(), "bias_n")
     arrays = {name: array for name in names if (array := getattr(cell, name, None)) is not None}
     if not arrays:
         got = describe_type(cell) + (f" at {prefix!r}" if prefix else "")
-        hint = f"Give prefix= one of {', '.join(map(repr, found[:8]))}" if found else _INSIDE
-        fail(TypeError, "source", _WANTED, got, hint)
+        fail(TypeError, "source", _WANTED, got, _choose(found) if found else _INSIDE)
     equinox = sys.modules.get("equinox")
     if "bias_n" not in arrays:
         bases = (equinox.nn.LSTMCell,) if equinox is not None else ()

@@ -174,7 +174,7 @@ def test_wrong_scales_are_refused(change, message):
 def test_integers_alone_are_refused():
     arrays = arrays_of(RNG, I, N)
     stored = tensors(arrays | {"W": np.ones((1, 16, 3), np.int8)})
-    with pytest.raises(WeightsFileError, match="int8"):
+    with pytest.raises(WeightsFileError, match="got INT8"):
         convert.from_onnx(model_of([node_of(arrays)], stored, opset=OPSET))
 
 
