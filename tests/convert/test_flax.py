@@ -426,10 +426,7 @@ def test_the_only_flax_cell_is_found():
     """In linen's params, a cell, an RNN or a Bidirectional is found beside other layers."""
     weights, other = [LSTMWeights.random(I, N, seed=seed) for seed in range(2)]
     head = {"Dense_0": {"kernel": numbers(N, 2), "bias": numbers(2)}}
-    cell, second = (
-        convert.to_flax(one)["params"] if "params" in convert.to_flax(one) else convert.to_flax(one)
-        for one in (weights, other)
-    )
+    cell, second = convert.to_flax(weights), convert.to_flax(other)
     found = convert.from_flax({"params": {"encoder": {"LSTMCell_0": cell}, **head}})
     assert_same(found, weights)
     found = convert.from_flax({"params": {"RNN_0": {"cell": cell}, **head}})

@@ -461,9 +461,7 @@ def test_recorded_layer_norm_cell_is_refused():
             convert.from_tf1(variables, **options)
 
 
-@pytest.mark.parametrize(
-    "scope", ["rnn/layer_norm_basic_lstm_cell", "layer_norm_basic_lstm_cell_1", "layer_norm_lstm_cell"]
-)
+@pytest.mark.parametrize("scope", ["rnn/layer_norm_basic_lstm_cell", "layer_norm_basic_lstm_cell_1"])
 def test_layer_norm_cells_without_it_are_found(scope):
     """With layer_norm=False, tf.contrib's LayerNormBasicLSTMCell has a bias, and BasicLSTMCell's formula."""
     variables = {**tf1_cell(scope), "dense/kernel": np.zeros((N, 8), "f4"), "dense/bias": np.zeros(8, "f4")}
