@@ -15,6 +15,7 @@ from fusedlstm import (
     LSTMCell,
     LSTMState,
     LSTMWeights,
+    Sequencer,
     StackedWeights,
     StatePool,
     convert,
@@ -300,10 +301,51 @@ def script_file(*, frozen):
     return FOLDER["now"] / "s.pt"
 
 
-def plain_onnx(given=(), **attributes):
+def plain_onnx(given=(), op="LSTM", **attributes):
     from support.onnx_models import arrays_of, lstm_model
 
-    return lstm_model(arrays_of(np.random.default_rng(0), I, N), attributes, given=given)
+    model = lstm_model(arrays_of(np.random.default_rng(0), I, N), attributes, given=given)
+    model.graph.node[0].op_type = op
+    model.graph.node[0].domain = "com.microsoft" if "Quantize" in op else ""
+    return model
+
+
+def with_lengths():
+    from support.onnx_models import tensors
+
+    model = plain_onnx(given=["sequence_lens"])
+    model.graph.initializer.extend(tensors({"sequence_lens": np.array([T - 1, T], np.int32)}))
+    del model.graph.input[1:]
+    return model
+
+
+def rounded():
+    from support.onnx_models import helper, tensors
+
+    model = plain_onnx()
+    node = model.graph.node[0]
+    node.input[0] = "x"
+    nodes = [
+        helper.make_node("QuantizeLinear", ["X", "s"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["x"]),
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, node])
+    model.graph.initializer.extend(tensors({"s": np.float32(0.1)}))
+    return model
+
+
+def zoneout_file():
+    class ZoneOutCell(torch().nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = torch().nn.LSTMCell(I, N)
+
+        def forward(self, x):
+            return self.cell(x)[0]
+
+    torch().jit.save(torch().jit.trace(ZoneOutCell(), torch().zeros(B, I)), FOLDER["now"] / "z.pt")
+    return FOLDER["now"] / "z.pt"
 
 
 CASES = {
@@ -615,5 +657,83 @@ CASES = {
         lambda: convert.state_from_onnx(plain_onnx(given=["initial_h"])),
         lambda: LSTM(convert.from_onnx(plain_onnx(given=["initial_h"])), backend="numpy")(xs(), lstm().zero_state(B)),
         "onnx",
+    ),
+    "several states in one array": Case(
+        lambda: pack_state([state(), state()], order="hc", axis=0), lambda: stack_states([state(), state()])
+    ),
+    "dtypes of a packed state": Case(
+        lambda: convert.state_from_flax((np.zeros((B, N), "d"), np.zeros((B, N), "f"))),
+        lambda: convert.state_from_flax((np.zeros((B, N), "d"), np.zeros((B, N), "f")), dtype="float32"),
+    ),
+    "vectors in a pair": Case(
+        lambda: convert.state_from_flax((np.zeros(N, "f"), np.zeros(N, "f"))),
+        lambda: convert.state_from_flax((np.zeros(N, "f")[None], np.zeros(N, "f")[None])),
+    ),
+    "nested stacks": Case(
+        lambda: convert.state_from_flax((((x(), x()), (x(), x())), ((x(), x()), (x(), x())))),
+        lambda: [convert.state_from_flax(one) for one in (((x(), x()), (x(), x())), ((x(), x()), (x(), x())))],
+    ),
+    "an own subclass of an array": Case(
+        lambda: cell()(np.matrix(x()), state()), lambda: cell()(np.asarray(np.matrix(x())), state())
+    ),
+    "layers for set_weights of a cell": Case(
+        lambda: cell().set_weights(layers()), lambda: cell().set_weights(layers().layers[0])
+    ),
+    "a list of weights for a cell": Case(lambda: LSTMCell([weights()]), lambda: LSTMCell([weights()][0])),
+    "several cells in one array": Case(
+        lambda: convert.from_block_lstm(np.zeros((2, I + N, 4 * N), "f"), np.zeros((2, 4 * N), "f")),
+        lambda: [convert.from_block_lstm(np.zeros((I + N, 4 * N), "f"), np.zeros(4 * N, "f")) for _ in range(2)],
+    ),
+    "a missing layer": Case(
+        lambda: convert.from_tf1(tf1("r/multi_rnn_cell/cell_0/lstm_cell") | tf1("r/multi_rnn_cell/cell_2/lstm_cell")),
+        lambda: convert.from_tf1(tf1("r/multi_rnn_cell/cell_2/lstm_cell"), prefix="r/multi_rnn_cell/cell_2/lstm_cell"),
+    ),
+    "a sequencer of a cell": Case(
+        lambda: Sequencer(cell(), T, B), lambda: LSTM(cell().weights, backend="numpy").sequencer(T, B)
+    ),
+    "a sequencer of a pool": Case(
+        lambda: Sequencer(pool(), T, B), lambda: Sequencer(LSTM(cell().weights, backend="numpy"), T, B)
+    ),
+    "CudnnLSTM's buffer": Case(
+        lambda: convert.from_tf1({"cudnn_lstm/opaque_kernel": x()}),
+        lambda: convert.from_tf1(tf1("cudnn_lstm/cudnn_compatible_lstm_cell"), forget_bias=0.0),
+    ),
+    "an initial state in weights": Case(
+        lambda: convert.from_coreml(write(COREML["coreml"], weights()) | {"initial_h": np.ones((1, N), "f")}),
+        lambda: cell()(x(), LSTMState(h=np.ones((B, N), "f"), c=np.ones((B, N), "f"))),
+    ),
+    "reversed Core ML": Case(
+        lambda: convert.from_coreml(write(COREML["coreml"], weights()) | {"direction": "reverse"}),
+        lambda: LSTM(weights(), backend="numpy")(xs(), reverse=True),
+    ),
+    "a module that holds no Equinox cell": Case(
+        lambda: convert.from_equinox(3), lambda: convert.from_equinox({"a": {"b": equinox_cell()}}, prefix="a.b")
+    ),
+    "constant lengths": Case(
+        lambda: convert.from_onnx(with_lengths()),
+        lambda: LSTM(convert.from_onnx(with_lengths()), backend="numpy")(xs(), lengths=[T - 1, T]),
+        "onnx",
+    ),
+    "a rounded x": Case(lambda: convert.from_onnx(rounded()), lambda: convert.from_onnx(plain_onnx()), "onnx"),
+    "integers in ONNX": Case(
+        lambda: convert.from_onnx(plain_onnx(op="DynamicQuantizeLSTM")), lambda: convert.from_onnx(plain_onnx()), "onnx"
+    ),
+    "arithmetic in ONNX": Case(
+        lambda: convert.from_onnx(plain_onnx(op="MatMul")), lambda: convert.from_torch(torch_cell()), "onnx"
+    ),
+    "a TorchScript of another class": Case(
+        lambda: convert.from_torch(zoneout_file()),
+        lambda: convert.from_torch(torch().jit.load(zoneout_file()).state_dict(), zoneout=0.1),
+        "torch",
+    ),
+    "a module with zoneout": Case(
+        lambda: convert.from_torch(torch().jit.load(zoneout_file())),
+        lambda: convert.from_torch(torch().jit.load(zoneout_file()).state_dict(), zoneout=0.1),
+        "torch",
+    ),
+    "negated memory": Case(
+        lambda: cell()(torch().zeros(B, I, dtype=torch().complex64).conj().imag, state()),
+        lambda: cell()(torch().zeros(B, I, dtype=torch().complex64).conj().imag.resolve_neg().contiguous(), state()),
+        "torch",
     ),
 }

@@ -61,8 +61,67 @@ def test_hint_works(name, logged):
 
 # ---- the hints in the package's source ----
 
-# Hints that no case runs, by file, and why.
-NOT_RUN: dict[str, dict[str, str]] = {}
+# Hints that no case runs, by file, with the beginnings of their texts: who runs them, or why nobody does.
+_KERAS = "needs a Keras model or its file: tests/convert/test_keras*.py give these messages"
+_JAX = "needs nnx: tests/convert/test_flax.py gives these messages"
+_INTERRUPTED = "a call within a call: tests/core gives these messages"
+_NONE = "no case yet"
+_OUTSIDE = "only another program, another machine or the model's owner can do it"
+NOT_RUN: dict[str, dict[str, str]] = {
+    "arrays/dtypes.py": {"bfloat16 needs": _OUTSIDE},
+    "backends/cuda/pool.py": {"slots on the device": "needs a GPU: tests/cuda"},
+    "backends/cuda/runtime/fork.py": {"this process was forked": _OUTSIDE, "this thread is capturing": _INTERRUPTED},
+    "backends/numpy/blas.py": {"{}; set": _OUTSIDE},
+    "cli/convert.py": {
+        "Some are the same LSTM": _NONE,
+        "Use --force": "the command: tests/tools/test_convert_command.py",
+    },
+    "cli/run.py": {"no progress bar": _OUTSIDE},
+    "convert/archives.py": {"it claims": "needs a large file: tests/convert/test_archives.py"},
+    "convert/containers.py": dict.fromkeys(
+        ("a compressed", "a tar", "a program of torch.export", "an archive of files", "a Python pickle"),
+        "tests/convert/test_containers.py",
+    )
+    | dict.fromkeys(("a model in onnxruntime's", "a JSON file", "TorchScript of PyTorch before 1.4"), _OUTSIDE),
+    "convert/coreml.py": {"Pass it with its alpha": _NONE},
+    "convert/flax/modules.py": {"Give prefix=": _JAX, "the RNN at": _JAX, "Convert each direction's": _JAX},
+    "convert/flax/tree.py": {"Give prefix=[(": _JAX},
+    "convert/foreign.py": {"If it computes the same": _JAX},
+    "convert/haste.py": {"has a recurrent_kernel": "tests/convert/test_recognise.py"},
+    "convert/keras/graph.py": {"Convert each layer": _KERAS, "Give initial_state=": _KERAS},
+    "convert/keras/hdf5.py": {"Write it again": _OUTSIDE},
+    "convert/keras/layers.py": dict.fromkeys(
+        (
+            *("use LSTM(weights)", "its state is not", "If it computes what", "Its default may be", "Its outputs are"),
+            *("Convert forward_layer", "%s computes in"),
+        ),
+        _KERAS,
+    ),
+    "convert/keras/nodes.py": {"Give name= one of": _KERAS, "Give the layer in it": _KERAS},
+    "convert/keras/options.py": {"Save it with Keras 2": _OUTSIDE},
+    "convert/keras/versions.py": {". Load it with Keras 2": _OUTSIDE},
+    "convert/onnx/finding.py": {"name[{}]": "not a hint"},
+    "convert/onnx/importing.py": {
+        "the model computes": "tests/convert/test_onnx_states.py",
+        "Give name= of the node": _NONE,
+    },
+    "convert/onnx/lengths.py": {"the model computes": "tests/convert/test_onnx_inputs.py"},
+    "convert/onnx/tensors.py": {
+        "Links may lead": _OUTSIDE,
+        "Pass the model's path": _NONE,
+    },
+    "convert/recognise.py": {"Name its system": "tests/convert/test_recognise.py"},
+    "convert/running/keras.py": {". Nor does it say": _KERAS},
+    "convert/tf1/checkpoint.py": {"checkpoints are read": _OUTSIDE, "No latest checkpoint": "needs TensorFlow"},
+    "convert/tf1/others.py": {"These are from an object-based": "needs TensorFlow"},
+    "convert/tflite.py": {"is a TFLite model": "needs TensorFlow"},
+    "convert/torch/saved.py": {"it holds a whole module": "needs PyTorch before 1.6"},
+    "convert/torch/unpickling.py": {"it has a tensor whose": "no version of PyTorch writes it"},
+    "in_place.py": {"another thread": _INTERRUPTED, "the last call": _INTERRUPTED, "this {} is in": _INTERRUPTED},
+    "pool.py": {"this StatePool is in": _INTERRUPTED},
+    "pool_slots.py": {"Use slots.astype": "needs a GPU: tests/cuda"},
+    "validation/subclasses.py": {"Use {}.to_tensor": _NONE},
+}
 _NO_MESSAGES = ("cli/arguments.py", "cli/demo/", "selftest/")  # the help, examples and reports
 
 
