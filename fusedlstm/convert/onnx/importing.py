@@ -10,7 +10,7 @@ from fusedlstm import log
 from fusedlstm.arrays import dtypes
 from fusedlstm.convert.onnx.finding import Found
 from fusedlstm.convert.onnx.initial import STATE_INPUTS, Kind
-from fusedlstm.convert.onnx.quantised import refuse_rounded
+from fusedlstm.convert.onnx.rounding import refuse_rounded
 from fusedlstm.convert.onnx.source import open_model
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.files import blaming

@@ -135,13 +135,13 @@ def from_torch(
         everything = _parameters(source)
         scope = only_scope(everything) if prefix is None else scope_of(prefix, ".")
         module = None if _has_no_classes(source) else Module(source, scope)
-        if isinstance(everything, SavedParameters):
-            check_script(everything.classes, scope, vouched)
         parameters = LSTMParameters(everything if module is None else module.computed(everything), scope)
         told = None if module is None else module.zoneout(vouched)
         if told is not None and zoneout not in (0, told):
             fail(ValueError, "zoneout", f"{told}, as in the module, or nothing", str(zoneout))
         weights = parameters.weights_of(layer, reverse=reverse, zoneout=zoneout if told is None else told)
+        if isinstance(everything, SavedParameters):
+            check_script(everything.classes, scope, vouched)
     if module is None:
         if not zoneout and _OF_ZONEOUT.fullmatch(scope):
             log.warning(
