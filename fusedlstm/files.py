@@ -6,8 +6,8 @@ A file is a safetensors file. Its metadata has one key, "fusedlstm", with a JSON
 
 A cell's options in version 1 are cell_clip, proj_clip, and activation, which is one of six names. Version 2 has all of
 `LSTMWeights.options` except zoneout. A function with parameters is a list there. Version 3 adds zoneout. Version 4 adds
-a stack's directions, and the fingerprint of weights to a pool's file. A file gets the earliest version that can hold its
-content. Readers that don't know that version refuse it.
+a stack's directions, and the fingerprint of weights to a pool's file. A file gets the earliest version that can hold
+its content. Readers that don't know that version refuse it.
 
 Arrays are stored C-ordered and little-endian, under their names in `LSTMWeights`. A file of the kind "StackedWeights"
 has the arrays of `layers[k]` under the names "k.weight_ih" ... Its options are {"layers": [the options of each element,

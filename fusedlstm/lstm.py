@@ -346,7 +346,7 @@ class LSTM(Sequenceable):
                 Only for weights whose layers are all forward.
             masked_outputs: the outputs of steps that a row does not take. "zero" gives zeros, as TensorFlow and PyTorch
                 do. "last" repeats the output of the direction's previous step, as Keras does, and gives zeros before
-                the first.
+                the first. (Keras on JAX repeats the initial h there and, unrolled, ignores its zero_output_for_mask.)
             strict: whether to wait for lengths on a GPU, and raise if one is below 0 or above T.
             cells: whether to return the states after every step, too. On a GPU such a call never scans, and takes two
                 copies more for each step and layer.

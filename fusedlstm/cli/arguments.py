@@ -337,8 +337,8 @@ def _add_convert(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--custom-classes",
         type=lambda text: text.split(","),
         metavar="NAME[,NAME]",
-        help="classes in a Keras file that are not Keras's, and that you vouch for: they compute the same as the "
-        "class that they derive from",
+        help="classes in a Keras or TorchScript file that are not the framework's, and that you vouch for: they "
+        "compute the same as the class that they derive from",
     )
 
 

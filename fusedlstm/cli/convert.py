@@ -79,7 +79,7 @@ def convert_file(
     given = source if found.source == "path" else open_archive(source)
     weights: LSTMWeights | StackedWeights = read(given, **arguments)
     _check_count(name, weights)
-    said = [f"{source}: read as {found.name}{_lstms_in(found, given)}", *_describe(weights)]
+    said = [f"{source}: read as {found.name}{_taken(found, given, name)}", *_describe(weights)]
     status = WRITTEN
     if checked:
         status, verdict = _compare(found.name, given, arguments, weights)
@@ -129,12 +129,14 @@ def _save_states(path: str, states: Sequence[LSTMState]) -> None:
     replace(path, buffer.getvalue())
 
 
-def _lstms_in(system: System, given: Any) -> str:
-    """Return text with the names of a file's LSTMs, for --name; "" if its system can't list them, or none is needed."""
-    names = [] if system.names_in is None else system.names_in(given)
-    if names in ([], [""]):  # a state_dict of the LSTM itself
+def _taken(system: System, given: Any, name: str | None) -> str:
+    """Return text with the names of the LSTMs that were taken; "" if there is only one, without a name."""
+    names = [] if name is None else name.split(",")
+    if name is None and system.taken is not None:
+        names = [one for one in system.taken(given) if one]  # not that of a state_dict of the LSTM itself
+    if not names:
         return ""
-    return "; LSTMs in it: " + ", ".join(repr(name) + ("" if name else " (no prefix)") for name in names)
+    return ": " + ", ".join(repr(one) + ("" if one else " (no prefix)") for one in names)
 
 
 def _names(name: str | None) -> str | tuple[str, ...] | None:

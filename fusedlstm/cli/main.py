@@ -102,18 +102,24 @@ def _write_nothing_more(stream: TextIO) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     from fusedlstm.cli.convert import convert_file
+    from fusedlstm.cli.option_names import as_options
 
     given = ("forget_bias", "cell_clip", "proj_clip", "zoneout", "activation", "gate_activation", "custom_classes")
-    status, said = convert_file(
-        options.source,
-        options.out,
-        system=options.system,
-        name=options.name,
-        options={name: getattr(options, name) for name in given},
-        checked=options.check,
-        force=options.force,
-        state_out=options.initial_state,
-    )
+    try:
+        status, said = convert_file(
+            options.source,
+            options.out,
+            system=options.system,
+            name=options.name,
+            options={name: getattr(options, name) for name in given},
+            checked=options.check,
+            force=options.force,
+            state_out=options.initial_state,
+        )
+    except (TypeError, ValueError) as error:
+        if error.args == (str(error),):
+            error.args = (as_options(str(error)),)
+        raise
     _say("\n".join(said))
     return status
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fusedlstm import npy
 from fusedlstm.arrays import dtypes
+from fusedlstm.convert.containers import START, what_file, what_zip
 from fusedlstm.convert.trees import LONGEST_NAME
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.files import reading
@@ -59,11 +60,13 @@ def open_archive(path: AnyPath) -> Mapping[str, NumpyArray]:
     name = check_path("path", path)
     with reading(name):
         with open(name, "rb") as file:
-            start = file.read(9)
+            start = file.read(START)
         if start.startswith(_ZIP):
             return _Npz(name)
-        if start[8:] == _HEADER:
+        if start[8:9] == _HEADER:
             return _Safetensors(name)
+        if what := what_file(start):
+            raise WeightsFileError(f"{name} is {what}")
         raise WeightsFileError(f"{name} is neither a .npz nor a .safetensors file")
 
 
@@ -106,6 +109,8 @@ class _Npz(Mapping[str, Any]):
                 raise WeightsFileError(f"{path} has two arrays named {name[:40]!r}")
             if name != member:
                 self._members[name] = member
+        if not self._members and (what := what_zip(self._archive.namelist())):
+            raise WeightsFileError(f"{path} is {what}")
         check_names(path, self._members)
         self._most = may_inflate_to(os.path.getsize(path))  # bytes, for all arrays together
         self._read: set[str] = set()

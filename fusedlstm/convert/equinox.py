@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 _WANTED = "an equinox.nn.LSTMCell, a module that holds one, or a mapping of names to arrays"
+_INSIDE = "To convert a cell inside a module, pass its path as prefix="
 # Unchanged since 0.1.
 LAYOUTS = {
     "equinox": Layout(gates="ifgo", columns=False, weight_ih="weight_ih", weight_hh="weight_hh", biases=("bias",)),
@@ -41,7 +42,8 @@ def from_equinox(source: Any, prefix: str = "", *, custom_classes: Collection[st
     Args:
         source: the module, a module that holds it, or a mapping of names ("weight_ih", ...) to arrays. The mapping is
             nested, or flat with dots. With use_bias=False the bias is missing or None.
-        prefix: the cell's place in the source, such as "encoder.cell" or "cells.0".
+        prefix: the cell's place in the source, such as "encoder.cell" or "cells.0". "" is the source itself, or else
+            the only cell in it.
         custom_classes: names of your own classes that compute the same as LSTMCell.
 
     Raises:
@@ -63,12 +65,18 @@ def arrays_of(source: Any, prefix: str, vouched: frozenset[str] = frozenset()) -
     scope = scope_of(prefix, ".")
     if isinstance(source, Mapping):
         flat = flatten("source", source, ".")
+        found = [] if scope else cells_in(flat)
+        scope = scope or _only(found, ".")
+        if len(found) > 1 and "" not in found:
+            fail(ValueError, "source", "one LSTMCell, or prefix= to choose", str(len(found)), _choose(found))
         arrays = {name: flat[whole] for name, whole in names_below(flat, scope).items() if flat[whole] is not None}
     else:
         refuse_foreign_source("source", _WANTED, source, "from_equinox")  # or _follow would blame the prefix
+        found = [] if prefix else cells_in(source)
+        prefix = prefix or _only(found, "")
         cell = _follow(source, prefix)
         refuse_foreign_source("source", _WANTED, cell, "from_equinox")
-        arrays = _arrays_of_module(cell, prefix, vouched)
+        arrays = _arrays_of_module(cell, prefix, vouched, found)
     if "bias_n" in arrays:
         fail(ValueError, "source", "an LSTMCell", "a GRUCell, which has a bias_n")
     if "bias_hh" in arrays:
@@ -77,12 +85,36 @@ def arrays_of(source: Any, prefix: str, vouched: frozenset[str] = frozenset()) -
     return arrays
 
 
-def _arrays_of_module(cell: Any, prefix: str, vouched: frozenset[str]) -> dict[str, Any]:
+def cells_in(source: Any) -> list[str]:
+    """Return the places of the LSTMCells in a module, or in a flat mapping of its arrays; "" is the source itself."""
+    if isinstance(source, Mapping):
+        scopes = [name.removesuffix("weight_ih") for name in source if f".{name}".endswith(".weight_ih")]
+        return sorted(scope.removesuffix(".") for scope in scopes if f"{scope}bias_n" not in source)
+    equinox = sys.modules.get("equinox")
+    if equinox is None:
+        return []
+    import jax
+
+    leaves, _ = jax.tree_util.tree_flatten_with_path(source, is_leaf=lambda one: isinstance(one, equinox.nn.LSTMCell))
+    paths = [path for path, leaf in leaves if isinstance(leaf, equinox.nn.LSTMCell)]
+    return [".".join(str(getattr(key, "name", getattr(key, "idx", key))) for key in path) for path in paths]
+
+
+def _only(found: Sequence[str], end: str) -> str:
+    """Return the only place, and `end` after it; "" if there are several or none."""
+    return found[0] + (end if found[0] else "") if len(found) == 1 else ""
+
+
+def _choose(found: Sequence[str]) -> str:
+    return f"Give prefix= one of {', '.join(map(repr, found[:8]))}"
+
+
+def _arrays_of_module(cell: Any, prefix: str, vouched: frozenset[str], found: Sequence[str]) -> dict[str, Any]:
     names = (*LAYOUTS["equinox"].names(), "bias_n")
     arrays = {name: array for name in names if (array := getattr(cell, name, None)) is not None}
     if not arrays:
         got = describe_type(cell) + (f" at {prefix!r}" if prefix else "")
-        fail(TypeError, "source", _WANTED, got, "To convert a cell inside a module, pass its path as prefix=")
+        fail(TypeError, "source", _WANTED, got, _choose(found) if found else _INSIDE)
     equinox = sys.modules.get("equinox")
     if "bias_n" not in arrays:
         bases = (equinox.nn.LSTMCell,) if equinox is not None else ()
@@ -135,6 +167,7 @@ SYSTEM = System(
     read=from_equinox,
     others=(state_from_equinox, state_to_equinox),
     source="arrays",
+    taken=lambda source: cells_in(flatten("source", source, ".")),
     signs=Signs(array=r"(.*\.)?weight_ih"),
     framework="equinox",
     pairs=PAIRS,

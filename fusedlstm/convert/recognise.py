@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fusedlstm import files
 from fusedlstm.convert.archives import open_archive
+from fusedlstm.convert.containers import START, what_file, what_zip
 from fusedlstm.convert.systems import SYSTEMS
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.validation.arguments import check_path
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 
 _ZIP = b"PK\x03\x04"
 _SAFETENSORS = re.compile(rb".{8}\{", re.DOTALL)
-# Files that are refused, whatever system they are from.
-_REFUSED = (
-    (re.compile(rb"GGUF"), "a GGUF file, from which LSTMs can't be read"),
-    (re.compile(rb"\x80[\x03-\x05]"), "a Python pickle, which is never read: it can run any program"),
-)
 _HINT = "Name its system with --from, or call that system's function in fusedlstm.convert"
 
 
@@ -46,15 +42,14 @@ def recognise(path: AnyPath) -> str:
 
 def _of_file(name: str) -> str:
     with open(name, "rb") as file:
-        start = file.read(16)
+        start = file.read(START)
     if start.startswith(_ZIP):
         return _of_zip(name)
     for system in SYSTEMS:
         if system.signs.start and re.match(system.signs.start, start):
             return _unless_refused(name, system)
-    for pattern, what in _REFUSED:
-        if pattern.match(start):
-            raise WeightsFileError(f"{name} is {what}")
+    if what := what_file(start):
+        raise WeightsFileError(f"{name} is {what}")
     if _SAFETENSORS.match(start):
         if files.is_ours(name):
             raise WeightsFileError(f"{name} is already fusedlstm's own file, which load_weights reads")
@@ -71,6 +66,8 @@ def _of_zip(path: str) -> str:
             return _unless_refused(path, system)
     if any(member.endswith(".npy") for member in members):
         return _of_names(path, open_archive(path))
+    if what := what_zip(members):
+        raise WeightsFileError(f"{path} is {what}")
     some = ", ".join(members[:4]) or "nothing"
     raise WeightsFileError(f"{path} is not a known kind of zip file: it has {some}. {_HINT}")
 

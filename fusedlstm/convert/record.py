@@ -48,7 +48,7 @@ class System:
         others: its other public functions.
         source: what the command passes to `read`; "" if the command can't convert such files.
         takes_layers: whether `read` takes several names, one for each layer from the bottom up.
-        names_in: lists the names of the LSTMs in a source, as `read` takes them.
+        taken: lists the names of the LSTMs that `read` takes from a source without a name, if it takes any.
         initial_state: takes a source and a name, and returns the constant initial state.
         parts: returns the other files that belong to a source, by their names in errors.
         names_classes: whether its files name classes, which users can vouch for with `custom_classes`.
@@ -63,7 +63,7 @@ class System:
     others: tuple[Callable[..., Any], ...] = ()
     source: Literal["path", "arrays", ""] = ""
     takes_layers: bool = False
-    names_in: Callable[[Any], list[str]] | None = None
+    taken: Callable[[Any], list[str]] | None = None
     initial_state: Callable[[Any, Any], Any] | None = None
     parts: Callable[[str], dict[str, str | None]] | None = None
     names_classes: bool = False

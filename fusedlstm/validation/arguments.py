@@ -59,6 +59,8 @@ def check_array(name: str, value: Any, array_type: type, place: str, hint: str) 
     check_no_grad(name, value)
     if value is None:
         hint = ""
+    elif type(value).__name__ == "PackedSequence":
+        hint = f"Use xs, lengths = torch.nn.utils.rnn.pad_packed_sequence({name}), and pass lengths=lengths"
     elif type(value).__name__ == "LSTMState":
         hint = f"Pass one of its arrays: {name.removesuffix('.h').removesuffix('.c')}.h or .c"
     fail(TypeError, name, f"a {array_type.__module__}.{array_type.__name__} ({place})", describe_type(value), hint)

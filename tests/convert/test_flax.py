@@ -419,6 +419,28 @@ def test_nnx_layers(nnx, jax):
             convert.from_flax(cell(I, N, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=r"wanted a cell at ''.*prefix= of 'layers/0/cell/' \(I=3, N=4\)"):
         convert.from_flax(model)
+    found = convert.from_flax(nnx.Dict(a=model.layers[1], head=model.head))
+    for one, other in zip(found.layers, both.layers, strict=True):
+        assert_same(one, other)
+
+
+def test_the_only_flax_cell_is_found():
+    """In linen's params, a cell, an RNN or a Bidirectional is found beside other layers."""
+    weights, other = [LSTMWeights.random(I, N, seed=seed) for seed in range(2)]
+    head = {"Dense_0": {"kernel": numbers(N, 2), "bias": numbers(2)}}
+    cell, second = convert.to_flax(weights), convert.to_flax(other)
+    found = convert.from_flax({"params": {"encoder": {"LSTMCell_0": cell}, **head}})
+    assert_same(found, weights)
+    found = convert.from_flax({"params": {"RNN_0": {"cell": cell}, **head}})
+    assert isinstance(found, StackedWeights)
+    assert_same(found.layers[0], weights)
+    both = {"forward_rnn": {"cell": cell}, "backward_rnn": {"cell": second}}
+    for source in ({"params": {"net": {"both": both}, **head}}, {"both": both}, both):
+        found = convert.from_flax(source)
+        assert found.bidirectional
+        assert_same(found.layers[1], other)
+    with pytest.raises(ValueError, match=r"Give prefix= of 'params/a/' \(I=3, N=4\), 'params/b/'"):
+        convert.from_flax({"params": {"a": cell, "b": second}})
 
 
 def test_nnx_merge_and_reverse(nnx, jax, caplog):
@@ -514,6 +536,17 @@ def test_equinox_mappings():
     assert_same(convert.from_equinox({f"cells.0.{k}": a for k, a in equinox_arrays().items()}, "cells.0"), weights)
 
 
+def test_the_only_equinox_cell_is_found():
+    weights, others = convert.from_equinox(equinox_arrays()), {"head": {"weight": numbers(2, N)}}
+    gru = equinox_arrays() | {"bias_n": numbers(N)}
+    assert_same(convert.from_equinox({"encoder": {"cell": equinox_arrays()}, "gru": gru} | others), weights)
+    two = {"a": equinox_arrays(), "b": {"c": equinox_arrays()}}
+    with pytest.raises(ValueError, match=r"or prefix= to choose; got 2\. Give prefix= one of 'a', 'b\.c'"):
+        convert.from_equinox(two)
+    for prefix in ("a", "b.c"):
+        assert_same(convert.from_equinox(two, prefix), weights)
+
+
 @pytest.mark.parametrize(
     ("source", "options", "error", "message"),
     [
@@ -549,6 +582,9 @@ def test_equinox_modules(jax, use_bias):
     assert (weights.bias is not None) == use_bias
     assert_one_step(weights, jax.vmap(lambda x, h, c: module(x, (h, c))))
     assert_same(convert.from_equinox(Model([module]), "cells.0"), weights)
+    assert_same(convert.from_equinox(Model([eqx.nn.Linear(2, 2, key=jax.random.key(0)), module])), weights)
+    with pytest.raises(TypeError, match=r"got .*Model\. Give prefix= one of 'cells\.0', 'cells\.1'"):
+        convert.from_equinox(Model([module, module]))
     with pytest.raises(ValueError, match=r"got 'cells\.1'"):
         convert.from_equinox(Model([module]), "cells.1")
     with pytest.raises(ValueError, match="wanted an LSTMCell; got a GRUCell"):

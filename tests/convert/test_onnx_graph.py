@@ -420,7 +420,7 @@ REFUSED = {
     "own operator": ([("Identity", ["w"], {"domain": "own"})], "made by own.Identity 'identity'"),
     "quantised": (
         [("DequantizeLinear", ["w", "w"], {})],
-        "made by DequantizeLinear 'dequantizelinear'. Its weights are integers with scales",
+        "DequantizeLinear 'dequantizelinear': a scale (1, 16, 3) for axis 1",
     ),
     "Cast to ints": ([("Cast", ["w"], {"to": 7})], "Cast 'cast': from float32 to int64, not between"),
     "Cast of ints": ([("Cast", ["shape"], {"to": 1})], "Cast 'cast': from int64 to float32, not between"),

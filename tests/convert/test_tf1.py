@@ -461,6 +461,44 @@ def test_recorded_layer_norm_cell_is_refused():
             convert.from_tf1(variables, **options)
 
 
+@pytest.mark.parametrize("scope", ["rnn/layer_norm_basic_lstm_cell", "layer_norm_basic_lstm_cell_1"])
+def test_layer_norm_cells_without_it_are_found(scope):
+    """With layer_norm=False, tf.contrib's LayerNormBasicLSTMCell has a bias, and BasicLSTMCell's formula."""
+    variables = {**tf1_cell(scope), "dense/kernel": np.zeros((N, 8), "f4"), "dense/bias": np.zeros(8, "f4")}
+    assert_equal(convert.from_tf1(variables), convert.from_tf1(tf1_cell()))
+
+
+@pytest.mark.parametrize("scope", ["rnn/indy_lstm_cell", "rnn/mine"])
+@pytest.mark.parametrize("is_named", [False, True])
+def test_indy_cells_are_named(scope, is_named):
+    """IndyLSTMCell's recurrent weights are vectors: kernel_w (I, 4N), kernel_u (1, 4N)."""
+    shapes = {"kernel_w": (I, 4 * N), "kernel_u": (1, 4 * N), "bias": (4 * N,)}
+    variables = {f"{scope}/{name}": np.zeros(shape, "f4") for name, shape in shapes.items()}
+    with pytest.raises(ValueError, match=r"indy_lstm_cell|IndyLSTMCell"):
+        convert.from_tf1(variables, scope if is_named else None)
+
+
+OLD_NAMES = {
+    ("lstm/basic_lstm_cell", "weights", "biases"): "Before TensorFlow 1.2",
+    ("RNN/BasicLSTMCell/Linear", "Matrix", "Bias"): "Before TensorFlow 1.0",
+    ("RNN/LSTMCell", "W_0", "B"): "In an LSTMCell before TensorFlow 1.0",
+}
+
+
+@pytest.mark.parametrize(("names", "when"), OLD_NAMES.items())
+@pytest.mark.parametrize("units", [3, 4])
+@pytest.mark.parametrize("is_named", [False, True])
+def test_names_of_old_tensorflows_are_explained(names, when, units, is_named):
+    """The widths of 3 units are also those of a coupled cell of 4 units, whose kernel is W_0, too."""
+    (scope, kernel, bias), cell = names, tf1_cell("cell", I + units, units)
+    old = {f"{scope}/{kernel}": cell["cell/kernel"], f"{scope}/{bias}": cell["cell/bias"]}
+    message = f"{when}, kernel and bias were called {kernel} and {bias}: rename those of the cell"
+    with pytest.raises(ValueError, match=message):
+        convert.from_tf1(old, scope if is_named else None)
+    renamed = {name.replace(kernel, "kernel").replace(bias, "bias"): array for name, array in old.items()}
+    assert_equal(convert.from_tf1(renamed, scope), convert.from_tf1(cell, "cell"))
+
+
 def test_hard_sigmoid_is_keras_2s():
     assert convert.from_tf1(tf1_cell(), activation="hard_sigmoid").activation == ("hard_sigmoid", 0.2, 0.5)
     assert convert.from_tf1(tf1_cell(), activation=("leaky_relu", 0.2)).activation == ("leaky_relu", 0.2)

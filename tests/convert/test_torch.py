@@ -490,7 +490,6 @@ def test_our_own_files_are_refused(tmp_path):
         convert.from_torch(path)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_files_of_other_objects_raise(torch, tmp_path):
     """No code in a file is run. The error says what the file's owner can do instead."""
     model = torch.nn.Sequential(torch.nn.LSTM(I, N))
@@ -501,12 +500,6 @@ def test_files_of_other_objects_raise(torch, tmp_path):
     ):
         convert.from_torch(path)
     assert convert.from_torch(torch.load(path, weights_only=False), prefix="0").num_layers == 1
-    torch.jit.script(model).save(path)
-    with pytest.raises(WeightsFileError, match=r"m\.pt: it is a TorchScript archive.*torch\.jit\.load\(path\)"):
-        convert.from_torch(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert convert.from_torch(torch.jit.load(path), prefix="0").num_layers == 1
     for content, kind in ((torch.zeros(3), "a Tensor"), (3, "an int")):
         torch.save(content, path)
         with pytest.raises(WeightsFileError, match=rf"m\.pt holds {kind}, not a state_dict"):

@@ -197,6 +197,8 @@ INSTRUCTIONS = [
     *(b"(", b"t", b"]", b"}", b")", b"a", b"e", b"s", b"u", b"R", b"b", b"Q", b"\x81", b"\x85", b"\x86", b"\x87", b"N"),
     *(b"h\x00", b"h\x01", b"h\x05", b"q\x01", b"K\x00", b"K\x03", b"\x88", b"G" + bytes(8), b"X\x01\x00\x00\x00a"),
     *(b"c__builtin__\nbytearray\n", b"c__builtin__\nset\n", b"ccollections\nOrderedDict\n", b"ctorch\nSize\n"),
+    *(b"cnumpy\ndtype\n", b"cnumpy\nndarray\n", b"cnumpy._core.multiarray\n_reconstruct\n", b"X\x02\x00\x00\x00f8"),
+    *(b"cnumpy._core.multiarray\nscalar\n", b"c_codecs\nencode\n", b"c__torch__\nM\n", b"X\x06\x00\x00\x00latin1"),
     *(b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_parameter\n"),
     *(b"ctorch._tensor\n_rebuild_from_type_v2\n", b"ctorch\nTensor\n", b"cos\nsystem\n", b"ctorch\ndevice\n"),
 ]

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,14 @@ def torch_files(folder):
     checkpoint = {"model": torch.nn.LSTMCell(2, 3).state_dict(), "epoch": 3, "name": "x", "best": [0.5, None]}
     torch.save(checkpoint, folder / "old.pt", _use_new_zipfile_serialization=False)
     torch.save(computed_weights(torch), folder / "computed.pt")
+    numbers = {"best": np.float64(0.5), "mean": np.zeros((2, 3), "f4"), "names": np.array(["x"]), "empty": np.zeros(0)}
+    torch.save({"model": torch.nn.LSTMCell(2, 3).state_dict(), "numbers": numbers}, folder / "numpy.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Sequential(torch.nn.LSTM(2, 3))), folder / "script.pt")
+    with zipfile.ZipFile(folder / "sb3.zip", "w") as archive:
+        archive.writestr("data", "{}")
+        archive.write(folder / "new.pt", "policy.pth")
 
 
 def computed_weights(torch):
@@ -173,8 +182,24 @@ def onnx_files(folder):
     learned.graph.CopyFrom(onnx.parser.parse_graph(LEARNED))
     learned.graph.initializer.extend(models["layers"].graph.initializer)
     models["learned"] = learned
+    models["quantised"] = quantised_model(onnx, models["cell"])
     for name, model in models.items():
         (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+
+
+def quantised_model(onnx, model):
+    """Return a model with its first weights as integers with a scale."""
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    first = next(tensor for tensor in model.graph.initializer if tensor.name.startswith("W"))
+    integers = np.rint(onnx.numpy_helper.to_array(first) * 100).astype(np.int8)
+    parts = {"q": integers, "s": np.float32(0.01), "z": np.int8(0)}
+    inputs = [f"{first.name}_{part}" for part in parts]
+    node = onnx.helper.make_node("DequantizeLinear", inputs, [first.name])
+    model.graph.node.insert(0, node)
+    for name, array in zip(inputs, parts.values(), strict=True):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    model.graph.initializer.remove(first)
+    return model
 
 
 LEARNED = """learned (float[T, B, 2] X) => (float[T, B, 6] Y)

@@ -46,7 +46,7 @@ def torch_file(folder, kind="pt", **options):
 
 @pytest.mark.parametrize(
     ("prefixes", "names"),
-    [([""], ""), (["", "head."], "; LSTMs in it: '' (no prefix), 'head.'"), (["a."], "; LSTMs in it: 'a.'")],
+    [([""], ""), (["", "head."], ": '' (no prefix)"), (["a."], ": 'a.'")],
 )
 def test_names_of_a_file_are_readable(prefixes, names, tmp_path, capsys):
     rng, source = np.random.default_rng(0), tmp_path / "m.npz"
@@ -62,7 +62,7 @@ def test_pytorch(kind, tmp_path, capsys):
     source, out = torch_file(tmp_path, kind, num_layers=2, bidirectional=True), tmp_path / "w"
     status, said, _ = run(capsys, source, out, "--check")
     assert status == 0
-    assert said.startswith(f"{source}: read as torch; LSTMs in it: '{'state.' if kind == 'pt' else ''}net.lstm.'\n")
+    assert said.startswith(f"{source}: read as torch: '{'state.' if kind == 'pt' else ''}net.lstm.'\n")
     assert "  layer 1 backward: LSTMWeights(I=8, N=4, float32, bias)" in said
     assert "torch 2" in said
     assert " agrees: at most " in said
@@ -91,7 +91,7 @@ def test_onnx(tmp_path, capsys):
     onnx.save(convert.to_onnx(weights), tmp_path / "m.onnx")
     status, said, _ = run(capsys, tmp_path / "m.onnx", tmp_path / "w", "--check")
     assert status == 0
-    assert "m.onnx: read as onnx; LSTMs in it: 'lstm_0', 'lstm_1'\n" in said
+    assert "m.onnx: read as onnx: 'lstm_0', 'lstm_1'\n" in said
     assert "  layer 1: LSTMWeights(I=4, N=4, float32, bias, peephole, activation=relu, gate_clip=0.5)" in said
     assert "onnxruntime 1" in said
     assert " agrees" in said
@@ -109,7 +109,7 @@ def test_tensorflow_1_variables(tmp_path, capsys):
     options = "--forget-bias", 0, "--cell-clip", 0.5, "--activation", "elu:0.5", "--name", "rnn/lstm_cell"
     status, said, _ = run(capsys, tmp_path / "v.npz", tmp_path / "w", *options)
     assert status == 0
-    assert "v.npz: read as tf1; LSTMs in it: 'rnn/lstm_cell'\n" in said
+    assert "v.npz: read as tf1: 'rnn/lstm_cell'\n" in said
     assert "  cell: LSTMWeights(I=3, N=4, float32, bias, peephole, cell_clip=0.5, activation=('elu', 0.5))" in said
     same(load_weights(tmp_path / "w"), weights)
 
@@ -122,7 +122,7 @@ def test_archives_of_other_systems(system, tmp_path, capsys):
     told = ("--from", system) if BY_NAME[system].signs.refused else ()
     status, said, errors = run(capsys, tmp_path / "a.npz", tmp_path / "w", *name, *told)
     assert (status, errors) == (0, "")
-    assert f"a.npz: read as {system}\n" in said
+    assert f"a.npz: read as {system}{f': {example.prefix!r}' if example.prefix else ''}\n" in said
     result = load_weights(tmp_path / "w")
     result = result if isinstance(result, LSTMWeights) else result.layers[0]
     np.testing.assert_array_equal(result.weight_hh, weights.weight_hh)
@@ -141,7 +141,7 @@ def test_keras(tmp_path, capsys):
     layers = convert.list_keras(tmp_path / "m.keras")
     status, said, errors = run(capsys, tmp_path / "m.keras", tmp_path / "w", "--name", layers[0].name, "--check")
     assert (status in (0, 3), errors) == (True, "")
-    assert "m.keras: read as keras; LSTMs in it: " in said
+    assert f"m.keras: read as keras: {layers[0].name!r}\n" in said
     assert (status == 3) == ("\nnot checked: " in said)
     assert (status == 0) == (" agrees" in said)
     same(load_weights(tmp_path / "w"), convert.from_keras(tmp_path / "m.keras", layers[0].name))
@@ -176,9 +176,10 @@ def keras_file_of_own_classes(folder):
 
 
 def test_custom_classes_of_other_sources(tmp_path, capsys):
-    status, _, errors = run(capsys, torch_file(tmp_path, "safetensors"), tmp_path / "w", "--custom-classes", "A,B")
+    np.savez(tmp_path / "v.npz", **convert.to_tf1(LSTMWeights.random(3, 4, seed=0)))
+    status, _, errors = run(capsys, tmp_path / "v.npz", tmp_path / "w", "--custom-classes", "A,B")
     assert status == 1
-    wanted = "--custom-classes: wanted nothing, as classes are named only in files of keras, not of torch; got A,B"
+    wanted = "--custom-classes: wanted nothing, as classes are named only in files of torch, keras, not of tf1; got A,B"
     assert errors == f"fusedlstm: {wanted}\n"
 
 
@@ -305,7 +306,7 @@ def test_zoneout_of_haste(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("rate", "message"),
-    [(1.5, "zoneout: wanted a number from 0 to 1; got 1.5"), ("nan", "zoneout: wanted a finite number")],
+    [(1.5, "--zoneout: wanted a number from 0 to 1; got 1.5"), ("nan", "--zoneout: wanted a finite number")],
 )
 def test_zoneout_outside_0_to_1_fails(rate, message, tmp_path, capsys):
     status, _, errors = run(capsys, torch_file(tmp_path), tmp_path / "w", "--zoneout", rate)

@@ -37,8 +37,9 @@ def from_flax(
         source: linen's variables or params; an nnx module, its State or its pure dict. Mappings are nested, or flat
             with tuples as keys, or with names that have slashes ("lstm/ii/kernel") or only dots ("lstm.ii.kernel").
         prefix: the path of the cell or layer in the source, such as "encoder/LSTMCell_0". A leading "params" may be
-            left out. A sequence names layers from the bottom up. An element of it may be a pair of prefixes, for both
-            directions of a layer, forward first.
+            left out. "" is the source itself, or else the only cell, RNN or Bidirectional in it. A sequence names
+            layers from the bottom up. An element of it may be a pair of prefixes, for both directions of a layer,
+            forward first.
         activation: the cell's activation_fn, by our name. It is read from an nnx module. Parameters don't hold it:
             for them None means Flax's default, "tanh".
         gate_activation: the cell's gate_fn, likewise; its default is "sigmoid".

@@ -72,7 +72,7 @@ class Tree:
     def find(self, prefix: Any) -> tuple[list[list[str]], bool]:
         """Return the scopes of each layer's cells, one or two, and whether `prefix` names a cell."""
         if isinstance(prefix, str):
-            layer, is_cell = self.layer(prefix)
+            layer, is_cell = self.layer(prefix or self.only())
             return [layer], is_cell
         if not isinstance(prefix, Sequence) or not prefix:
             fail(TypeError, "prefix", "a string, or a non-empty sequence", describe_type(prefix))
@@ -82,6 +82,15 @@ class Tree:
                 wanted = f"{len(layers[0])} directions, as in prefix[0]"
                 fail(ValueError, f"prefix[{index}]", wanted, str(len(layer)))
         return layers, False
+
+    def only(self) -> str:
+        """Return the scope of the only cell, RNN or Bidirectional; "" if there are several or none."""
+        cells = [scope for scope, *_ in self.cells()]
+        scopes = {scope.removesuffix("cell/") if _is_last("cell", scope) else scope for scope in cells}
+        above = {scope.removesuffix(f"{name}/") for scope in scopes for name in DIRECTIONS if _is_last(name, scope)}
+        if len(above) == 1 and scopes == {f"{both}{name}/" for both in above for name in DIRECTIONS}:
+            scopes = above
+        return scopes.pop() if len(scopes) == 1 else ""
 
     def both(self, prefix: Any) -> list[str]:
         """Return the scopes of one layer's cells, for a prefix or a pair of them."""
@@ -173,6 +182,11 @@ class Tree:
                 gates = 4 if end == "dense_i/kernel" else 1
                 found.append((scope, int(shape[0]), int(shape[1]) // gates))
         return sorted(found)
+
+
+def _is_last(name: str, scope: str) -> bool:
+    """Return whether a scope's last part has this name."""
+    return f"/{scope}".endswith(f"/{name}/")
 
 
 def _is_nnx_module(source: Any) -> bool:

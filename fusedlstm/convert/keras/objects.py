@@ -43,9 +43,10 @@ def from_keras(
 
     Inputs of Keras's layers are (B, T, I): use LSTM(weights, batch_first=True). Pass a mask as `mask=`, with
     masked_outputs="last", or "zero" for a layer with zero_output_for_mask=True or in a Bidirectional that
-    returns sequences. The weights don't hold the state of a stateful layer, and the log warns about it. Dropout, seeds
-    and regularizers don't affect a step. Unknown options raise, and so do constants as initial_state, and training=True
-    with dropout.
+    returns sequences. Keras on JAX differs in two places: in masked steps before the first valid one it repeats the
+    initial h, and an unrolled layer ignores zero_output_for_mask. The weights don't hold the state of a stateful layer,
+    and the log warns about it. Dropout, seeds and regularizers don't affect a step. Unknown options raise, and so do
+    constants as initial_state, and training=True with dropout.
 
     A layer with go_backwards=True reads its input backward, and returns its outputs in the order in which it steps. So
     the layers above it get the steps in reversed order, until another such layer. Each of our layers gets the direction

@@ -24,7 +24,7 @@ SYSTEM = System(
     source="path",
     names_classes=True,
     takes_layers=True,
-    names_in=_names,
+    taken=_names,
     signs=Signs(start=rb"\x89HDF\r\n\x1a\n", members=(r"config\.json", r"model\.weights\.h5")),
     framework="keras",
     pairs=PAIRS,

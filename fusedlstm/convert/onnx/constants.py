@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from fusedlstm.convert.onnx.operators import OPERATORS, Arguments
+from fusedlstm.convert.onnx import operators, quantised
+from fusedlstm.convert.onnx.operators import Arguments
 from fusedlstm.convert.onnx.tensors import to_array
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.files import blaming
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _MOST_LEVELS = 100  # operators in a chain; exporters stay below ten
 _MOST_UNKNOWN = 8  # assumed number of dims, if it is unknown
 _BOOL = 9  # TensorProto.DataType
+OPERATORS = operators.OPERATORS | quantised.OPERATORS
 _QUANTISED = re.compile("quantize|qlinear|integer")
 
 

@@ -10,6 +10,7 @@ from fusedlstm import log
 from fusedlstm.arrays import dtypes
 from fusedlstm.convert.onnx.finding import Found
 from fusedlstm.convert.onnx.initial import STATE_INPUTS, Kind
+from fusedlstm.convert.onnx.rounding import refuse_rounded
 from fusedlstm.convert.onnx.source import open_model
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.files import blaming
@@ -94,6 +95,8 @@ def from_onnx(
     with blaming(found.model.name):
         if initial_state != _SEPARATE:
             _refuse_states(found, units)
+        every = [lstm for unit in units for lstm in unit.members]
+        refuse_rounded(found.constants, units[0].members, every)
         layers = [weights for unit in units for weights in unit.named.weights(found.constants)]
         stacked = StackedWeights(layers, directions=found.directions(units))
         _warn(found, units)

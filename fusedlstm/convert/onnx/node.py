@@ -13,6 +13,7 @@ import numpy as np
 
 from fusedlstm.convert.onnx import functions
 from fusedlstm.convert.onnx.layouts import LAYOUTS
+from fusedlstm.convert.onnx.tensors import FLOATS, INTEGERS
 from fusedlstm.convert.reading import read
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.files import blaming
@@ -96,11 +97,15 @@ class LSTM:
         Raises:
             WeightsFileError: they are not constants.
         """
-        return {
+        arrays = {
             name: constants.array(self.node.scope, self.node.input(index), f"{name} of the LSTM {self.label!r}")
             for name, index in _INPUTS.items()
             if name in ("W", "R") or self.node.value(index) is not None
         }
+        for name, array in arrays.items():
+            if array.dtype.name in INTEGERS.values():
+                self._refuse(name, f"a tensor of {', '.join(FLOATS.values())}", array.dtype.name.upper())
+        return arrays
 
     def _check_shapes(self, arrays: Mapping[str, NumpyArray]) -> int:
         """Return N. Raise unless all shapes agree with it."""

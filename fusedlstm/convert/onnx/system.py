@@ -22,7 +22,7 @@ SYSTEM = System(
     others=(list_onnx, to_onnx, state_from_onnx),
     source="path",
     takes_layers=True,
-    names_in=_names,
+    taken=_names,
     initial_state=state_from_onnx,
     parts=external_data,
     # The first field of a model, ir_version. A safetensors file may begin with the same byte, but has { at the ninth.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}  # by TensorProto.DataType
 INTS = {6: "int32", 7: "int64"}
-_FIELDS = {1: "float_data", 11: "double_data", 6: "int32_data", 7: "int64_data", 10: "int32_data", 16: "int32_data"}
+INTEGERS = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16"}  # quantised weights
+_ALL = FLOATS | INTS | INTEGERS
+_FIELDS = dict.fromkeys(_ALL, "int32_data") | {1: "float_data", 11: "double_data", 7: "int64_data"}
 MOST_DIMS = 64  # of a NumPy array
 _EXTERNAL = 1  # TensorProto.DataLocation
 
 
 def to_array(model: Model, tensor: Proto, what: str) -> NumpyArray:
-    """Return the values of a tensor of floats or of 32 or 64 bit integers, read-only or new.
+    """Return the values of a tensor of floats or integers, read-only or new.
 
     Args:
         model: the tensor's model.
@@ -34,7 +36,7 @@ def to_array(model: Model, tensor: Proto, what: str) -> NumpyArray:
     Raises:
         WeightsFileError: the dtype is none of these; the data doesn't fit the dims; external data must not be read.
     """
-    name = (FLOATS | INTS).get(tensor.data_type)
+    name = _ALL.get(tensor.data_type)
     if name is None:
         model.refuse(what, f"a tensor of {', '.join(FLOATS.values())}", _type_name(tensor.data_type))
     shape = tuple(tensor.dims)
@@ -59,6 +61,8 @@ def to_array(model: Model, tensor: Proto, what: str) -> NumpyArray:
         if len(values) != count:
             model.refuse(what, f"{count} values for {name} {shape}", f"{len(values)} values")
         model.count_copy(what, count * stored.itemsize)
+        if tensor.data_type in INTEGERS and not _are_within(values, np.iinfo(stored)):
+            model.refuse(what, f"values within the limits of {name}", "one beyond them")
         flat = np.array(values, stored)  # 16-bit floats are given as bits
     try:
         return _typed(flat, name).reshape(shape)
@@ -69,7 +73,11 @@ def to_array(model: Model, tensor: Proto, what: str) -> NumpyArray:
 def _typed(flat: NumpyArray, name: str) -> NumpyArray:
     """Return values in the machine's byte order. Bits of 16-bit floats become those floats."""
     native = flat.astype(flat.dtype.newbyteorder("="), copy=False)
-    return native.view(dtypes.resolve(name)) if native.dtype.kind == "u" else native
+    return native.view(dtypes.resolve(name)) if name in ("float16", "bfloat16") else native
+
+
+def _are_within(values: Any, limits: np.iinfo[Any]) -> bool:
+    return not len(values) or (min(values) >= limits.min and max(values) <= limits.max)
 
 
 def _type_name(number: int) -> str:

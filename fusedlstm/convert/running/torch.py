@@ -94,7 +94,7 @@ def _tensors(
     parameters = open_parameters(source)
     scope = only_scope(parameters) if name is None else scope_of(name, ".")
     if isinstance(parameters, SavedParameters) and parameters.is_plain:
-        parameters = _loaded(source)  # PyTorch reads the file, so that the check shares little with our reader
+        parameters = _loaded(parameters)  # PyTorch reads the file, so that the check shares little with our reader
     layer = options.get("layer")
     end = "" if layer is None else suffix_of(layer, backward=bool(options.get("reverse")))
     tensors, kinds = {}, {}
@@ -111,13 +111,13 @@ def _tensors(
     return tensors, kinds
 
 
-def _loaded(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+def _loaded(parameters: SavedParameters) -> Mapping[str, Any]:
     """Return the parameters that PyTorch's safe mode reads from a file that our reader has found harmless."""
     import torch
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), parameters.content.open() as file:
         warnings.simplefilter("ignore")
-        return flatten("source", torch.load(path, weights_only=True, map_location="cpu"), ".")
+        return flatten("source", torch.load(file, weights_only=True, map_location="cpu"), ".")
 
 
 def _own_name(parameter: str, part: str) -> str:

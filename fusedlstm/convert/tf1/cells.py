@@ -10,7 +10,7 @@ import numpy as np
 
 from fusedlstm.convert.layout import Layout, all_names
 from fusedlstm.convert.tf1.layouts import LAYOUTS
-from fusedlstm.convert.tf1.others import KERAS, other_cell, other_names
+from fusedlstm.convert.tf1.others import KERAS, is_old_cell, other_cell, other_names
 from fusedlstm.convert.tf1.variables import Variables, join
 from fusedlstm.validation.arguments import fail
 
@@ -21,7 +21,8 @@ _NORMALISED = ("input", "transform", "forget", "output", "state")  # sub-scopes 
 
 # Scopes that TensorFlow itself gives to cells, and to what holds them.
 _CELL = re.compile(
-    r"((basic_|cudnn_compatible_)?lstm(_fused|_block)?_cell|coupled_input_forget_gate_lstm_cell|lstm_block_wrapper)(_\d+)?"
+    r"((basic_|cudnn_compatible_|layer_norm_|layer_norm_basic_)?lstm(_fused|_block)?_cell"
+    r"|coupled_input_forget_gate_lstm_cell|lstm_block_wrapper)(_\d+)?"
 )
 _SHARD = re.compile(r"W_(P_)?\d+(/|$)")  # of a CoupledInputForgetGateLSTMCell
 _COUNTERS = ("global_step", "beta1_power", "beta2_power")  # of a program, not of a layer
@@ -50,7 +51,7 @@ class Cell:
     @property
     def is_coupled(self) -> bool:
         """Whether this is a CoupledInputForgetGateLSTMCell. W_0 is the first part of its kernel."""
-        return "W_0" in self and "kernel" not in self
+        return "W_0" in self and "kernel" not in self and not is_old_cell(self.scope)
 
     @property
     def layout(self) -> Layout:

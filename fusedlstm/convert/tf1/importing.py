@@ -51,9 +51,10 @@ def from_tf1(
 ) -> EitherWeights:
     """Return the weights of a TensorFlow 1 cell, or of layers or directions of cells.
 
-    A cell is an LSTMCell, BasicLSTMCell, LSTMBlockCell, LSTMBlockFusedCell, CudnnCompatibleLSTMCell or
-    CoupledInputForgetGateLSTMCell. Layers are those of a MultiRNNCell (even of one cell), of a CudnnLSTM, of
-    bidirectional_dynamic_rnn and of stack_bidirectional_dynamic_rnn.
+    A cell is an LSTMCell, BasicLSTMCell, LSTMBlockCell, LSTMBlockFusedCell, CudnnCompatibleLSTMCell,
+    CoupledInputForgetGateLSTMCell, or a LayerNormBasicLSTMCell with layer_norm=False. Layers are those of a
+    MultiRNNCell (even of one cell), of a CudnnLSTM, of bidirectional_dynamic_rnn and of
+    stack_bidirectional_dynamic_rnn.
 
     The variables hold only the arrays. The options are arguments of the cell in the program that made the checkpoint,
     with the same names and defaults. They apply to all layers. If options differ between layers, convert each layer by

@@ -28,7 +28,24 @@ _OBJECTS = (
 _PARTS = (
     "Parts of a variable must be joined first, as a checkpoint's reader does: numpy.concatenate of part_0, part_1 ..."
 )
-_RENAMED = "Before TensorFlow 1.2, kernel and bias were called weights and biases: rename those of the cell"
+_RENAMED = "Before TensorFlow {}, kernel and bias were called {} and {}: rename those of the cell"
+_RENAMED_ALL = (
+    "In an LSTMCell before TensorFlow 1.0, kernel and bias were called W_0 and B: rename those of the cell, and "
+    "W_F_diag to w_f_diag and W_P_0 to projection/kernel, if it has them"
+)
+_OLD_CELL = re.compile(r"LSTMCell(_\d+)?")  # the scope of an LSTMCell before TensorFlow 1.0
+_INDY = "kernel_w and kernel_u are an IndyLSTMCell's, whose recurrent weights are vectors"
+# Hints by the last parts of names, which must all be there.
+_HINTS = {
+    ("VARIABLE_VALUE",): _OBJECTS,
+    ("recurrent_kernel",): KERAS,
+    ("kernel_w", "kernel_u"): _INDY,
+    ("weights", "biases"): _RENAMED.format("1.2", "weights", "biases"),
+    ("Matrix", "Bias"): _RENAMED.format("1.0", "Matrix", "Bias"),
+    ("W_0", "B"): _RENAMED_ALL,
+    ("opaque_kernel",): _OPAQUE,
+    ("part_0",): _PARTS,
+}
 
 
 def other_cell(variables: Variables, scope: str) -> str | None:
@@ -44,6 +61,11 @@ def other_cell(variables: Variables, scope: str) -> str | None:
     return None
 
 
+def is_old_cell(scope: str) -> bool:
+    """Return whether a scope is that of an LSTMCell before TensorFlow 1.0, whose kernel is W_0."""
+    return _OLD_CELL.fullmatch(scope.rsplit("/", maxsplit=1)[-1]) is not None
+
+
 def _is_gru(variables: Variables, scope: str) -> bool:
     candidate = [join(scope, f"candidate/{kernel}") for kernel in ("kernel", "input_projection/kernel")]
     return join(scope, "gates/kernel") in variables and any(name in variables for name in candidate)
@@ -52,15 +74,8 @@ def _is_gru(variables: Variables, scope: str) -> bool:
 def other_names(variables: Variables) -> str:
     """Return a hint about what variables with other names may be; "" if unknown."""
     last = {name.split("/")[-1] for name in variables}
-    others = {other_cell(variables, scope) for scope in variables.scopes_of("kernel") + variables.scopes_of("W_0")}
+    kernels = [scope for name in ("kernel", "W_0", "kernel_w") for scope in variables.scopes_of(name)]
+    others = {other_cell(variables, scope) for scope in kernels}
     if found := ", ".join(sorted(map(repr, others - {None}))):
         return f"Cells of other kinds: {found}"
-    if "VARIABLE_VALUE" in last:
-        return _OBJECTS
-    if "recurrent_kernel" in last:
-        return KERAS
-    if {"weights", "biases"} <= last:
-        return _RENAMED
-    if "opaque_kernel" in last:
-        return _OPAQUE
-    return _PARTS if "part_0" in last else ""
+    return next((hint for names, hint in _HINTS.items() if last.issuperset(names)), "")

@@ -32,6 +32,11 @@ def names_of(thing: Any) -> list[str]:
 def names_of_module(module: Any) -> list[str]:
     """Return the names of a module's class, from the short one to the full one. A script keeps those of its source."""
     if is_scripted(module):
-        full = _MANGLED.sub("", str(module._c._type().qualified_name()))
-        return [full.rpartition(".")[2], full]
+        return names_of_script(str(module._c._type().qualified_name()))
     return names_of(type(module))
+
+
+def names_of_script(name: str) -> list[str]:
+    """Return the names of a class of TorchScript, from the short one to the full one, given TorchScript's own."""
+    full = _MANGLED.sub("", name)
+    return [full.rpartition(".")[2], full]

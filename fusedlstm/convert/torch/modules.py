@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fusedlstm.convert.torch.classes import is_module, is_scripted, names_of, names_of_module
+from fusedlstm.convert.torch.classes import is_module, is_scripted, names_of, names_of_module, names_of_script
 from fusedlstm.convert.torch.scopes import PARAMETER
-from fusedlstm.convert.torch.zoneout import zoneout_around
+from fusedlstm.convert.torch.zoneout import has_zoneout, zoneout_around
 from fusedlstm.validation.arguments import describe_type, fail
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ _COMPUTES = (
 )
 _WEIGHT_HOOKS = ("torch.nn.utils.weight_norm.WeightNorm", "torch.nn.utils.spectral_norm.SpectralNorm")
 _PARAMETRIZED = "parametrizations."
+_SCRIPT = "TorchScript of the class"
 
 
 class Module:
@@ -45,16 +46,11 @@ class Module:
         """Raise ValueError unless the module is a torch.nn.LSTM or LSTMCell, or the caller vouches for it."""
         for kind, names, what in self._foreign():
             if custom_classes.isdisjoint(names):
-                self._refuse(kind, names[-1], what)
+                _refuse(self.scope, kind, names[-1], what)
 
     def zoneout(self, custom_classes: frozenset[str]) -> float | None:
         """Return the rate of a ZoneOutCell around the module; None without one. Raise ValueError if it isn't known."""
         return zoneout_around(self._path, custom_classes)
-
-    def _refuse(self, kind: str, name: str, what: str) -> NoReturn:
-        where = f" at {self.scope.removesuffix('.')!r}" if self.scope else ""
-        hint = f"If it computes the formula of torch.nn.LSTM, pass custom_classes=[{name!r}]"
-        fail(ValueError, "source", "a torch.nn.LSTM or LSTMCell", f"{kind} {name}{where}{what}", hint)
 
     def _foreign(self) -> list[tuple[str, list[str], str]]:
         """Return what may change the numbers, each as its kind, its names (the full one last) and a reason."""
@@ -67,7 +63,7 @@ class Module:
     def _foreign_script(self) -> list[tuple[str, list[str], str]]:
         """Return the class of a script unless it is plain. A script doesn't tell if a subclass had its own forward."""
         names = names_of_module(self.found)
-        return [] if names[-1] in _PLAIN else [("TorchScript of the class", names, "")]
+        return [] if names[-1] in _PLAIN else [(_SCRIPT, names, "")]
 
     def _foreign_class(self) -> list[tuple[str, list[str], str]]:
         import torch
@@ -132,6 +128,32 @@ class Module:
     def batch_first(self) -> bool:
         """Return whether the batch is the first axis of the module's input."""
         return bool(getattr(self.found, "batch_first", False))
+
+
+def check_script(classes: Mapping[str, str], scope: str, custom_classes: frozenset[str]) -> None:
+    """Raise ValueError if a TorchScript file's LSTM is of another class, or in a class with zoneout.
+
+    Args:
+        classes: the classes of the file's modules by scope; none for files without classes.
+        scope: the scope of the LSTM.
+        custom_classes: names of classes that the caller vouches for.
+    """
+    for where, kind in classes.items():
+        names = names_of_script(kind)
+        if not custom_classes.isdisjoint(names):
+            continue
+        if where == scope and names[-1] not in _PLAIN:
+            _refuse(scope, _SCRIPT, names[-1], "")
+        if where != scope and scope.startswith(where) and has_zoneout(names):
+            hint = "Pass zoneout=, and the state_dict() of torch.jit.load(path)"
+            wanted = "an LSTM without zoneout, or an LSTMCell in a ZoneOutCell"
+            fail(ValueError, "source", wanted, f"{_SCRIPT} {names[-1]}, which can't be tested", hint)
+
+
+def _refuse(scope: str, kind: str, name: str, what: str) -> NoReturn:
+    where = f" at {scope.removesuffix('.')!r}" if scope else ""
+    hint = f"If it computes the formula of torch.nn.LSTM, pass custom_classes=[{name!r}]"
+    fail(ValueError, "source", "a torch.nn.LSTM or LSTMCell", f"{kind} {name}{where}{what}", hint)
 
 
 def _computes_weight(hook: Any) -> bool:

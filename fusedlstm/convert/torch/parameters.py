@@ -14,10 +14,10 @@ from fusedlstm import files, log
 from fusedlstm.convert.cells import check_has_arrays
 from fusedlstm.convert.foreign import check_names
 from fusedlstm.convert.reading import read
-from fusedlstm.convert.torch.files import open_parameters
+from fusedlstm.convert.torch.files import SavedParameters, open_parameters
 from fusedlstm.convert.torch.layouts import LAYOUTS
 from fusedlstm.convert.torch.listing import TorchLSTM, find_lstms, only_scope, shape_of_parameter, some_of
-from fusedlstm.convert.torch.modules import Module
+from fusedlstm.convert.torch.modules import Module, check_script
 from fusedlstm.convert.torch.parametrizations import compute, hint_for, parametrization_of
 from fusedlstm.convert.torch.scopes import PARAMETER, Scopes
 from fusedlstm.convert.trees import flatten, names_below, scope_of
@@ -97,8 +97,9 @@ def from_torch(
     Args:
         source: the module, or one that holds it; its state_dict (of tensors on any device, or arrays), or a dict that
             holds one, such as a checkpoint; or the path of a file of either: what torch.save wrote (.pt, .pth, .bin
-            or .ckpt), a .safetensors, or a .npz of arrays, told apart by content. Nothing in a file is executed,
-            and PyTorch is not needed. Values are detached and copied.
+            or .ckpt), what torch.jit.save wrote, a .zip of Stable-Baselines3, a .safetensors, or a .npz of arrays,
+            told apart by content. Nothing in a file is executed, and PyTorch is not needed. A TorchScript file names
+            its modules' classes, which are checked. Values are detached and copied.
         prefix: the prefix of the LSTM's names in a larger model's state_dict, such as "encoder.lstm.". Keys of
             nested dicts come first, as in "model.encoder.lstm."; "" for none. None finds the only LSTM or LSTMCell.
         layer: a layer of an LSTM; None for all of them, or for an LSTMCell.
@@ -139,9 +140,13 @@ def from_torch(
         if told is not None and zoneout not in (0, told):
             fail(ValueError, "zoneout", f"{told}, as in the module, or nothing", str(zoneout))
         weights = parameters.weights_of(layer, reverse=reverse, zoneout=zoneout if told is None else told)
+        if isinstance(everything, SavedParameters):
+            check_script(everything.classes, scope, vouched)
     if module is None:
         if not zoneout and _OF_ZONEOUT.fullmatch(scope):
-            log.warning("%s may be in a ZoneOutCell, which names don't show: pass its rate as zoneout=", scope)
+            log.warning(
+                "%s may be in a ZoneOutCell, which names don't show: pass its rate, zoneout= or --zoneout", scope
+            )
     else:
         module.check(vouched)
         module.check_attributes(parameters.attributes())
@@ -190,9 +195,9 @@ class LSTMParameters:
         below = names_below(self._everything, self._scope)
         if quantised := [name for name in below if _QUANTISED.fullmatch(name)]:
             self._refuse(quantised, "It is quantised: pass the LSTM that it was made from")
-        for parts in self.parts.values():
+        for weight, parts in self.parts.items():
             if parametrization_of(parts) is None:
-                self._refuse([part.removeprefix(self._scope) for part in parts.values()], hint_for(parts))
+                self._refuse([part.removeprefix(self._scope) for part in parts.values()], hint_for(parts, weight))
         own = {whole for parts in self.parts.values() for whole in parts.values()}
         others = [name for name, whole in below.items() if whole not in own]
         direct = [name for name in others if "." not in name]
@@ -202,7 +207,7 @@ class LSTMParameters:
         if (normalising := [name for name in others if _NORMALISING.fullmatch(name)]) and self.parts:
             self._refuse(normalising, "A module that normalises its gates computes a different formula")
         if computing := [name for name in others if name.startswith("parametrizations.")]:
-            self._refuse(computing, hint_for([".original"]))
+            self._refuse(computing, hint_for([".original"], computing[0].split(".")[1]))
         if adapters := _adapters(self._everything, self._scope):
             self._refuse_names(adapters, "An adapter adds to the weights of its base_layer: call merge_and_unload")
         if self.num_layers and {"weight_ih", "weight_hh"} & set(self.parts):

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import NumpyArray
 
-_PARAMETRIZE = "Call torch.nn.utils.parametrize.remove_parametrizations, which computes them"
-_WEIGHT_NORM = "weight_norm computes weights from these: call torch.nn.utils.remove_weight_norm"
-_OLD = "Weights are computed from these: call prune.remove, or remove_spectral_norm"
+_PARAMETRIZE = "Weights are computed from these: call torch.nn.utils.parametrize.remove_parametrizations(module, {!r})"
+_WEIGHT_NORM = "weight_norm computes weights from these: call torch.nn.utils.remove_weight_norm(module, {!r})"
+_SPECTRAL_NORM = "spectral_norm computes weights from these: call torch.nn.utils.remove_spectral_norm(module, {!r})"
+_PRUNING = "Pruning computes weights from these: call torch.nn.utils.prune.remove(module, {!r})"
 _DROPPED = "weight_raw is the weight of weight dropout: only the dropped copy may stand beside it"
 
 
@@ -93,13 +94,14 @@ def parametrization_of(parts: Collection[str]) -> Parametrization | None:
     return next((kind for kind in PARAMETRIZATIONS if set(kind.parts) == present), None)
 
 
-def hint_for(parts: Collection[str]) -> str:
-    """Return a hint about parts of an unknown parametrization."""
+def hint_for(parts: Collection[str], name: str) -> str:
+    """Return a hint about parts of an unknown parametrization, given the weight's name in its module."""
     if any(part.startswith(".") for part in parts):
-        return _PARAMETRIZE
+        return _PARAMETRIZE.format(name)
     if "_raw" in parts:
         return _DROPPED
-    return _WEIGHT_NORM if "_g" in parts else _OLD
+    hint = _WEIGHT_NORM if "_g" in parts else _SPECTRAL_NORM if {"_u", "_v"} & set(parts) else _PRUNING
+    return hint.format(name)
 
 
 def compute(kind: Parametrization, whole: str, parts: dict[str, Any], names: dict[str, str]) -> NumpyArray:
@@ -125,7 +127,9 @@ def compute(kind: Parametrization, whole: str, parts: dict[str, Any], names: dic
             given = [arrays[part] if kind.exact else arrays[part].astype(np.float64) for part in kind.parts]
             return kind.compute(*given).astype(dtype, copy=False)
     except ValueError as error:
-        fail(ValueError, whole, f"parameters of {kind.name}", str(error), hint_for(kind.parts))
+        fail(
+            ValueError, whole, f"parameters of {kind.name}", str(error), hint_for(kind.parts, whole.rpartition(".")[2])
+        )
 
 
 def _detached(tensor: Any) -> Any:

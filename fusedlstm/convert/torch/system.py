@@ -21,10 +21,11 @@ SYSTEM = System(
     read=from_torch,
     others=(list_torch, to_torch, state_from_torch, state_to_torch),
     source="path",
-    names_in=_prefixes,
+    taken=_prefixes,
+    names_classes=True,  # of TorchScript
     signs=Signs(
         start=rb"\x80\x02",  # a pickle, of torch.save before PyTorch 1.6
-        members=(r"(?s).*/data\.pkl",),
+        members=(r"(?s).*/data\.pkl|policy\.pth",),  # of torch.save and torch.jit.save, and of Stable-Baselines3
         array=r"(.*\.)?(weight|bias)_[ih]h_l\d+(_reverse)?|(.*\.)?bias_ih",
     ),
     framework="torch",

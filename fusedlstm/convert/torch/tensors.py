@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import NumpyArray
 
-_MOST_AXES = 64  # as many as NumPy has
+MOST_AXES = 64  # as many as NumPy has
 
 # PyTorch's dtypes that NumPy has under the same name; bfloat16 comes from ml_dtypes.
 _SAME = (
@@ -169,4 +169,4 @@ def is_size(value: Any) -> TypeGuard[int]:
 
 
 def _are_sizes(values: Any) -> TypeGuard[tuple[int, ...]]:
-    return isinstance(values, tuple) and len(values) <= _MOST_AXES and all(map(is_size, values))
+    return isinstance(values, tuple) and len(values) <= MOST_AXES and all(map(is_size, values))

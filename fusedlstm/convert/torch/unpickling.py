@@ -13,6 +13,7 @@ import re
 import struct
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fusedlstm.convert.torch import numpy_values, scripts
 from fusedlstm.convert.torch.pickled import Global, Pairs, Stream
 from fusedlstm.convert.torch.tensors import Other, Storage, StoredTensor
 
@@ -46,7 +47,6 @@ _OTHERS = {
     "torch.device": "a device",
     "collections.Counter": "a Counter",
     "torch.Tensor": "a tensor of PyTorch before 0.2",
-    "_codecs.encode": "bytes",
     "builtins.bytearray": "bytes",
     "builtins.set": "a set",
     "builtins.complex": "a complex number",
@@ -60,13 +60,20 @@ _HELP = (
 class Unpickler:
     """Interpreter of one pickle.
 
+    Args:
+        stream: the pickle.
+        storage: a function that returns a storage, given how the pickle identifies it.
+        is_script: whether it is TorchScript's, with objects of an archive's own classes.
+
     Attributes:
         is_plain: whether PyTorch's own safe mode needs no more work than this machine. If so, nothing became an
             `Other`, and keys are strings and small integers.
     """
 
-    def __init__(self, stream: Stream, storage: Callable[[tuple[Any, ...]], Storage]) -> None:
-        self._stream, self._storage = stream, storage
+    def __init__(
+        self, stream: Stream, storage: Callable[[tuple[Any, ...]], Storage], *, is_script: bool = False
+    ) -> None:
+        self._stream, self._storage, self._is_script = stream, storage, is_script
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []  # the stacks below each mark
         self._memo: dict[int, Any] = {}
@@ -124,7 +131,8 @@ class Unpickler:
 
     def _global(self) -> None:
         name = f"{self._stream.line()}.{self._stream.line()}".replace("__builtin__.", "builtins.", 1)
-        known = name in _CALLS or name in _OTHERS or name in _TENSOR_TYPES
+        known = name in _CALLS or name in _OTHERS or name in _TENSOR_TYPES or name in numpy_values.NAMES
+        known = known or (self._is_script and (name.startswith(scripts.START) or name in scripts.CALLS))
         if not (known or _STORAGE.fullmatch(name) or _DTYPE.fullmatch(name)):
             raise ValueError(f"it holds Python objects, such as a whole module (here: {name}), {_HELP}")
         self._push(Global(name))
@@ -174,7 +182,7 @@ class Unpickler:
         if len(parts) > _LONGEST_KEY:
             raise ValueError(f"a dict has a key of {len(parts)} parts")
         for part in parts:
-            if not isinstance(part, (str, int, float, tuple, type(None), Global, Other)):
+            if not isinstance(part, (str, int, float, tuple, type(None), Global, Other, numpy_values.Text)):
                 raise ValueError(f"its pickle is damaged: a {type(part).__name__} is a key of a dict")
 
     def _persistent(self) -> None:
@@ -196,13 +204,24 @@ class Unpickler:
             raise ValueError("its pickle is damaged: it makes an object without a class")
         if kind.name == _PARAMETER or (kind.name == _DICT and not arguments):
             self._push(self._call(kind.name, arguments))
+        elif kind.name.startswith(scripts.START):
+            self.is_plain = False
+            self._push(scripts.made(kind.name))
         else:
             self.is_plain = False
             self._push(Other(_OTHERS.get(kind.name, kind.name)))
 
     def _build(self) -> None:
-        """Drop the attributes of a dict, or of a Parameter of PyTorch before 0.4. Raise for those of a tensor."""
+        """Set what NumPy and TorchScript set after an object is made. Raise for the attributes of a tensor.
+
+        Drop the attributes of a dict, or of a Parameter of PyTorch before 0.4.
+        """
         state, target = self._pop(), self._top()
+        if isinstance(target, scripts.ScriptObject):
+            self._spend(len(state) if isinstance(state, Pairs) else 0)
+        if isinstance(target, (scripts.ScriptObject, numpy_values.Dtype, numpy_values.Array)):
+            target.build(state)
+            return
         if isinstance(target, Pairs):
             return
         if isinstance(target, Other):
@@ -219,7 +238,8 @@ class Unpickler:
         if call is not None:
             return call(self, arguments)
         self.is_plain = False
-        return Other(_OTHERS.get(name, name))
+        other = numpy_values.CALLS.get(name) or scripts.CALLS.get(name)
+        return Other(_OTHERS.get(name, name)) if other is None else other(arguments)
 
     def _spend(self, count: int) -> None:
         """Bound the work on values that the pickle may reuse."""

@@ -57,6 +57,11 @@ def _has_name(module: Any) -> bool:
     names = names_of_module(module)
     if not is_scripted(module):
         names = [*names, *(base.__name__ for base in type(module).__mro__)]
+    return has_zoneout(names)
+
+
+def has_zoneout(names: Sequence[str]) -> bool:
+    """Return whether one of these names of classes is of a module that may add zoneout."""
     return any("zoneout" in name.rpartition(".")[2].lower().replace("_", "") for name in names)
 
 
