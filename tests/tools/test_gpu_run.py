@@ -199,6 +199,8 @@ def test_brief_runs_end_before_their_limits(dry, times):
         part = of_table[name]
         assert float(part.command[part.command.index("--seconds") + 1]) == times * seconds < part.limit
         assert ("--dry-run" in part.command) == dry
+        folder = "KEPT" if name == "sequence_table" else "RESULTS"
+        assert f"{{{folder}}}/{name}.json" in part.command
 
 
 def test_absent_packages_leave_parts_out():
