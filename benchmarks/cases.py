@@ -79,6 +79,7 @@ class Case:
         resets: the share of rows that are reset before each step.
         quick: whether it is also timed with --quick.
         gpu_only: whether it is too large for a CPU.
+        grid_only: whether it is timed only with --grid.
         cold: whether caches are flushed before each call, so that they hold no weights or states.
         capacity: how many slots a pool has, else 0.
         padding: how many of a pool's rows have no slot.
@@ -97,6 +98,7 @@ class Case:
     resets: float = 0.0
     quick: bool = False
     gpu_only: bool = False
+    grid_only: bool = False
     cold: bool = False
     capacity: int = 0
     padding: int = 0
@@ -206,7 +208,7 @@ def _data(case: Case) -> Data:
     is_first = None
     if case.resets:
         is_first = rng.random((case.T, case.B)) < case.resets
-        is_first[:, 0] = True  # at least one
+        is_first[case.T // 2, 0] = True  # at least one
     return Data(xs, h, c, is_first)
 
 
@@ -313,6 +315,10 @@ WORKLOADS = [
 SECONDS_BETWEEN_STEPS = {"VAD streams": 0.032, "one-sample audio": 1 / 48_000}
 
 
-def chosen(cases: list[Case], *, quick: bool, device: str) -> list[Case]:
-    """Return the cases that are timed on a device."""
-    return [case for case in cases if (case.quick or not quick) and (device == "cuda" or not case.gpu_only)]
+def chosen(cases: list[Case], *, quick: bool, device: str, grid: bool = False) -> list[Case]:
+    """Return the cases that are timed on a device. `grid` adds those that are `grid_only`."""
+    return [case for case in cases if _is_chosen(case, quick, device, grid)]
+
+
+def _is_chosen(case: Case, quick: bool, device: str, grid: bool) -> bool:
+    return (case.quick or not quick) and (grid or not case.grid_only) and (device == "cuda" or not case.gpu_only)

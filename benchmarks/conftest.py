@@ -18,6 +18,7 @@ _DEFAULTS = (
 def pytest_addoption(parser):
     group = parser.getgroup("fusedlstm benchmarks")
     group.addoption("--quick", action="store_true", help="few sizes, for a short time: under two minutes on two cores")
+    group.addoption("--grid", action="store_true", help="all sequences of benchmarks/sequence_grid.py, for hours")
     group.addoption("--threads", type=int, default=1, help="threads of every library on a CPU (default: 1)")
     group.addoption("--device", choices=("cpu", "cuda"), help="the only device to time (default: all that run here)")
 

@@ -200,7 +200,8 @@ def _summary(groups: dict[str, list[Row]]) -> tuple[str, Table]:
     devices = {row.setting.device for group in groups.values() for row in group}
     for name, group in groups.items():
         for device in sorted(devices):
-            ours = [row for row in group if row.ours and not row.kernel and row.setting.device == device]
+            on_device = [row for row in group if row.setting.device == device]
+            ours = [row for row in on_device if row.ours and not row.kernel and not row.part]
             if not ours:
                 continue
             case = name if len(devices) == 1 else f"{name}, {device}"

@@ -30,14 +30,14 @@ class Entry(NamedTuple):
 
 def entries(config, cases):
     """Return the rows of these cases' tables. The peers of a case come one after the other."""
-    quick = config.getoption("quick")
+    quick, grid = config.getoption("quick"), config.getoption("grid")
     able = [
         (peer, device)
         for device in machine.devices(config.getoption("device"))
         for peer in all_peers()
         if (peer.quick or not quick) and peer.why_not(device) is None
     ]
-    runs_on = {device: chosen(cases, quick=quick, device=device) for _, device in able}
+    runs_on = {device: chosen(cases, quick=quick, device=device, grid=grid) for _, device in able}
     return [
         Entry(case, peer, device)
         for case in cases

@@ -1,11 +1,15 @@
-"""Whole sequences, ours beside every peer: a table for each size. Also what lengths and resets cost."""
+"""Whole sequences, ours beside every peer: a table for each size. Also what x's part, lengths and resets cost."""
 
 import numpy as np
+import pytest
 
-from benchmarks.cases import SEQUENCES, sequence
+from benchmarks.cases import SEQUENCES, chosen, sequence
 from benchmarks.machine import devices
 from benchmarks.peers.fusedlstm_peer import backend_of, inputs, synchronizer
-from benchmarks.side_by_side import measure, parametrize
+from benchmarks.peers.peer import CannotRunError
+from benchmarks.sequence_grid import GRID
+from benchmarks.side_by_side import Entry, about, gpu_and_host_seconds, measure, parametrize
+from benchmarks.x_part import XPart
 from fusedlstm import LSTM, LSTMState
 
 OPTIONS = ("none", "lengths", "is_first")
@@ -13,16 +17,40 @@ SIZES = [(100, 32, 128), (100, 256, 128)]
 
 
 def pytest_generate_tests(metafunc):
-    parametrize(metafunc, SEQUENCES)
+    parametrize(metafunc, SEQUENCES + GRID)
+    quick, found = metafunc.config.getoption("quick"), devices(metafunc.config.getoption("device"))
+    if "multiplied" in metafunc.fixturenames:
+        rows = [
+            Entry(case, XPart(), device)
+            for device in found
+            for case in chosen(GRID, quick=quick, device=device, grid=metafunc.config.getoption("grid"))
+            if case.quick or not case.resets
+        ]
+        metafunc.parametrize("multiplied", [pytest.param(row, id=row.id) for row in rows])
     if "option" in metafunc.fixturenames:
-        quick = metafunc.config.getoption("quick")
-        metafunc.parametrize("device", devices(metafunc.config.getoption("device")))
+        metafunc.parametrize("device", found)
         metafunc.parametrize("size", SIZES[:1] if quick else SIZES, ids=lambda size: "T{}-B{}-N{}".format(*size))
         metafunc.parametrize("option", OPTIONS)
 
 
 def test_sequence(benchmark, entry, threads):
     measure(benchmark, entry, threads)
+
+
+def test_x_part(benchmark, multiplied, threads):
+    """Time x's part of the gates alone, in the table of the whole sequence."""
+    case, part, device = multiplied
+    benchmark.group = case.title
+    benchmark.extra_info.update(about(multiplied, threads), part=True)
+    try:
+        run = part.prepare(case, device, threads)
+    except CannotRunError as error:
+        benchmark.skipped = True
+        pytest.skip(str(error))
+    part.check(case, run())
+    if benchmark.enabled and device == "cuda":
+        benchmark.extra_info.update(gpu_and_host_seconds(run.queue))
+    part.check(case, benchmark(run))
 
 
 def test_options(benchmark, size, device, option, threads):

@@ -3,10 +3,10 @@
     python tests/soak.py --seconds 600 [--seed S]
     python tests/soak.py --operations 200          for each thread, instead of a time
 
-Eight threads call cells, LSTMs, lstm_pointwise, Steppers and pools. In the main thread, a timer's signal handler makes
-calls in the middle of other calls, or raises KeyboardInterrupt. All expected states are computed beforehand, without
-interruptions. Each thread records how far along its sequence each slot and row is. Prints what was done, and exits with
-1 if any bit was wrong.
+Eight threads call cells, LSTMs, lstm_pointwise, Steppers, Sequencers and pools. In the main thread, a timer's signal
+handler makes calls in the middle of other calls, or raises KeyboardInterrupt. All expected states are computed
+beforehand, without interruptions. Each thread records how far along its sequence each slot and row is. Prints what was
+done, and exits with 1 if any bit was wrong.
 """
 
 import argparse
@@ -95,9 +95,9 @@ class Tracks:
             check(got.c, wanted.c, f"{what}, c")
 
 
-def on(places):
-    """Return the places one step later."""
-    return [(track, t + 1) for track, t in places]
+def on(places, steps=1):
+    """Return the places some steps later."""
+    return [(track, t + steps) for track, t in places]
 
 
 class World:
@@ -163,7 +163,9 @@ class User:
         self.path = world.folder / str(number)
         self.saved = None
         self.stepper = world.lstm.owner.stepper(3)
-        self.at_stepper = [(track, 0) for track in self.tracks(3)]
+        self.at_stepper = self.beginnings(3)
+        self.sequencer = world.lstm.owner.sequencer(SEQUENCE, 3)
+        self.at_sequencer = self.beginnings(3)
         self.about = {}  # slots that a call is about to change, with their new places
 
     operations = (
@@ -171,6 +173,7 @@ class User:
         *[
             "step_stepper",
             "step_stepper",
+            "run_sequencer",
             "step_pool",
             "step_pool",
             "step_pool",
@@ -204,6 +207,9 @@ class User:
     def tracks(self, n):
         return [self.chance.randrange(TRACKS) for _ in range(n)]
 
+    def beginnings(self, n):
+        return [(track, 0) for track in self.tracks(n)]
+
     def random_places(self, steps=1):
         n = self.chance.choice([1, 2, 7, 8, 9, 33])
         return [(track, self.chance.randrange(STEPS - steps + 1)) for track in self.tracks(n)]
@@ -229,12 +235,16 @@ class User:
 
     def call_lstm(self):
         tracks, places = self.world.lstm, self.random_places(SEQUENCE)
-        xs = np.stack([tracks.x_at([(track, t + k) for track, t in places]) for k in range(SEQUENCE)])
-        outputs, state = tracks.owner(xs, tracks.at(places))
-        ended = [(track, t + SEQUENCE) for track, t in places]
-        tracks.check(state, ended, "lstm")
+        outputs, state = tracks.owner(self.xs_at(places), tracks.at(places))
+        tracks.check(state, on(places, SEQUENCE), "lstm")
+        self.check_sequence(outputs, places, "lstm")
+
+    def xs_at(self, places):
+        return np.stack([self.world.lstm.x_at(on(places, k)) for k in range(SEQUENCE)])
+
+    def check_sequence(self, outputs, places, what):
         for k, output in enumerate(outputs):
-            check(output, np.stack([self.world.outputs[t + k][track] for track, t in places]), "lstm, outputs")
+            self.check_outputs(output, on(places, k), what)
 
     def step_lstm(self):
         tracks, places = self.world.lstm, self.random_places()
@@ -257,18 +267,29 @@ class User:
     def set_weights(self):
         self.world.changing.set_weights(self.chance.choice(self.world.variants))
 
-    # A Stepper.
+    # A Stepper and a Sequencer.
 
     def step_stepper(self):
         tracks = self.world.lstm
         if any(t == STEPS for _, t in self.at_stepper):
-            self.at_stepper = [(track, 0) for track in self.tracks(3)]
+            self.at_stepper = self.beginnings(3)
             self.stepper.reset()
         places = self.at_stepper
         output = self.stepper.step(tracks.x_at(places))
         self.at_stepper = on(places)
         self.check_outputs(output, places, "Stepper")
         tracks.check(self.stepper.read(), self.at_stepper, "Stepper")
+
+    def run_sequencer(self):
+        tracks = self.world.lstm
+        if any(t + SEQUENCE > STEPS for _, t in self.at_sequencer):
+            self.at_sequencer = self.beginnings(3)
+            self.sequencer.reset()
+        places = self.at_sequencer
+        outputs = self.sequencer.run(self.xs_at(places))
+        self.at_sequencer = on(places, SEQUENCE)
+        self.check_sequence(outputs, places, "Sequencer")
+        tracks.check(self.sequencer.read(), self.at_sequencer, "Sequencer")
 
     # The shared pool: others step their slots at the same time.
 
@@ -410,7 +431,8 @@ class Disturbed(User):
 
     def call_within(self):
         self.within.play_within()
-        for name, call in (("pool", lambda: self.world.pool.read([])), ("Stepper", self.stepper.read)):
+        calls = {"pool": lambda: self.world.pool.read([]), "Stepper": self.stepper.read}
+        for name, call in (*calls.items(), ("Sequencer", self.sequencer.read)):
             try:
                 call()
                 self.counts[f"{name}: calls within others"] += 1
@@ -437,7 +459,7 @@ class Disturbed(User):
         ):  # their slots could be confused with other threads'
             getattr(self, name)()
             return
-        before = dict(self.places), dict(self.own_places), list(self.at_stepper), self.saved
+        before = dict(self.places), dict(self.own_places), self.at_stepper, self.at_sequencer, self.saved
         self.about = {}
         try:
             try:
@@ -448,10 +470,12 @@ class Disturbed(User):
         except KeyboardInterrupt:
             self.settle(name, *before)
 
-    def settle(self, name, places, own, at_stepper, saved):
+    def settle(self, name, places, own, at_stepper, at_sequencer, saved):
         """Find out whether an interrupted call left the old or the new states. Raise Wrong if neither."""
         if name == "step_stepper":
-            self.settle_stepper(at_stepper)
+            self.at_stepper = self.settled_in_place(self.stepper, at_stepper, self.at_stepper, 1)
+        elif name == "run_sequencer":
+            self.at_sequencer = self.settled_in_place(self.sequencer, at_sequencer, self.at_sequencer, SEQUENCE)
         elif name == "own_step":
             self.own_places = self.settled(self.own_pool, own)
         elif name in ("step_pool", "reset_pool", "write_pool"):
@@ -478,24 +502,24 @@ class Disturbed(User):
         tracks = self.world.lstm
         return {slot: tracks.row_bits(tracks.states[t], track) for slot, (track, t) in places.items()}
 
-    def settle_stepper(self, places):
+    def settled_in_place(self, owner, places, newer, steps):
+        """Return the places of a Stepper's or Sequencer's rows, before or after the call, or new ones if it is torn."""
+        name = type(owner).__name__
         try:
-            state = self.stepper.read()
+            state = owner.read()
         except RuntimeError as error:
             if TORN not in str(error):
                 raise
-            self.counts["Stepper: torn"] += 1
-            self.at_stepper = [(track, 0) for track in self.tracks(3)]
-            self.stepper.reset()
-            return
-        for possible in (places, on(places), self.at_stepper, on(self.at_stepper)):
+            self.counts[f"{name}: torn"] += 1
+            owner.reset()
+            return self.beginnings(3)
+        for possible in (places, on(places, steps), newer, on(newer, steps)):
             if any(t > STEPS for _, t in possible):
                 continue
             pairs = zip(state, self.world.lstm.at(possible), strict=True)
             if all(got.h.tobytes() == old.h.tobytes() and got.c.tobytes() == old.c.tobytes() for got, old in pairs):
-                self.at_stepper = possible
-                return
-        raise Wrong("an interrupted Stepper has a state that is neither old nor new")
+                return possible
+        raise Wrong(f"an interrupted {name} has a state that is neither old nor new")
 
     def settle_own(self, own, saved):
         """Find out what an interrupted call left in the thread's own pool."""

@@ -53,7 +53,8 @@ def parts(*, dry=False, kernels_given=False, have=bool):
         Part("selftest", 45, _module(dry, "fusedlstm", *_SELFTEST, *(_DRY_SELFTEST if dry else ()))),
         _brief("probes", 30, dry),
         _tests("primitives", 45, dry, FIRST, *(("-k", "narrow or algorithm") if dry else ())),
-        _brief("kernel_table", 110, dry),
+        _brief("kernel_table", 90, dry),
+        _sequence_table(50, dry),
         _tests("order", 30, dry, ORDER, *(("-k", "freed or namespace") if dry else ())),
         _tests("tests", 120, dry, DRY_TESTS if dry else TESTS, *_processes(dry, have)),
         *_sanitizers(dry, kernels_given),
@@ -81,6 +82,13 @@ def _brief(name, limit, dry):
     seconds = (limit - _TO_END) * (_SLOWER if dry else 1)
     words = (f"benchmarks.{name}", f"{{RESULTS}}/{name}.json", "--seconds", str(seconds))
     return Part(name, limit, (*_module(False, *words), *(("--dry-run",) if dry else ())))
+
+
+def _sequence_table(limit, dry):
+    """Return the part for the table of sequences. Its file is kept in the archive, as results are few files."""
+    part = _brief("kernel_table", limit, dry)
+    words = [word.replace("{RESULTS}/kernel_table", "{KEPT}/sequence_table") for word in part.command]
+    return replace(part, name="sequence_table", command=(*words, "--sequences"))
 
 
 def _tests(name, limit, dry, files, *options):

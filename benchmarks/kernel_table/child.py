@@ -9,22 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.brief import broken, children, dry_run
 from benchmarks.brief.clocks import clocks, sm_mhz
-from benchmarks.kernel_table.sizes import DRY_SIZES, SIZES, Size
+from benchmarks.kernel_table.sizes import sizes
 
 if TYPE_CHECKING:
     from benchmarks.brief.event_time import Timer
     from benchmarks.brief.rows import Rows
+    from benchmarks.kernel_table.sizes import Size
 
 _WARM_UP = 0.5  # seconds
 
 
-def sizes(*, dry: bool) -> list[Size]:
-    """Return the rows of the table, in order."""
-    return DRY_SIZES if dry else SIZES
-
-
-def measure(rows: Rows, *, until: float, dry: bool) -> int:
-    """Measure until a time. Return the exit status."""
+def measure(rows: Rows, *, until: float, dry: bool, sequences: bool) -> int:
+    """Measure steps or sequences until a time. Return the exit status."""
     if dry:
         dry_run.begin()
     from benchmarks.brief.event_time import Timer
@@ -37,7 +33,7 @@ def measure(rows: Rows, *, until: float, dry: bool) -> int:
 
         rows.note(machine=machine(), busy_mhz=busy, clocks=clocks())
     capability = probe.capabilities()[0]
-    by_id = {size.id: size for size in sizes(dry=dry)}
+    by_id = {size.id: size for size in sizes(dry=dry, sequences=sequences)}
     for number, name in enumerate(rows.left(list(by_id))):
         if time.time() > until:
             break
@@ -70,12 +66,14 @@ def _row(size: Size, timer: Timer, capability: int) -> tuple[dict[str, Any], boo
 
 
 def _line(row: dict[str, Any]) -> str:
-    """Return a row as a line for people: microseconds of the GPU, and the host's in brackets."""
+    """Return a row as a line for people: microseconds of the GPU, predicted ones, and the host's in brackets."""
     parts = [f"{row['row']:28}"]
     for name, figure in row["figures"].items():
         gpu, host = figure.get("seconds"), figure.get("host_seconds")
         if gpu and host:
-            parts.append(f"{name} {1e6 * gpu['median']:.2f} ({1e6 * host['median']:.1f})")
+            predicted = figure.get("predicted_seconds")
+            beside = f", predicted {1e6 * predicted:.2f}" if predicted else ""
+            parts.append(f"{name} {1e6 * gpu['median']:.2f}{beside} ({1e6 * host['median']:.1f})")
         else:
             parts.append(f"{name} {figure['state']}")
     return ", ".join(parts)

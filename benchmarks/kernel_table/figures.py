@@ -12,13 +12,15 @@ from benchmarks.brief import broken
 from benchmarks.cases import WrongResultError
 from benchmarks.kernel_table.periodic_case import case_of
 from benchmarks.kernel_table.sizes import OF_LSTM_CELL
-from benchmarks.peers import torch_cell, torch_lstm
+from benchmarks.peers import fusedlstm_sequencer, torch_cell, torch_lstm
 from benchmarks.peers.fusedlstm_in_place import OneKernel
 from benchmarks.peers.peer import CannotRunError
+from benchmarks.sequence_model import predict_sequence
+from benchmarks.x_part import KERNELS, XPart
 from fusedlstm.tuning.periodic import poison
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from benchmarks.brief.event_time import Timer, Times
     from benchmarks.cases import Case
@@ -34,20 +36,38 @@ _FEWEST, _MOST = 5, 20  # bursts
 def add_figures(size: Size, timer: Timer, found: dict[str, dict[str, Any]]) -> None:
     """Add the figure of each kernel and peer by its name: a "state", and what was measured, or why not.
 
+    For sequences, also add x's part alone.
+
     Raises:
         BrokenError: CUDA is broken for this process. The figure that broke it is the last.
     """
     case = case_of(size)
-    for kernel in size.kernels:
-        predicted = predictions.predict(kernel, B=size.B, I=size.N, N=size.N, arithmetic=size.arithmetic).seconds
-        found[kernel] = {"predicted_seconds": predicted}
-        _add_figure(found[kernel], case, OneKernel(kernel), timer)
+    for name, peer, predicted in _of_steps(size) if size.T == 1 else _of_sequences(size):
+        found[name] = {"predicted_seconds": predicted}
+        _add_figure(found[name], case, peer, timer)
     peers: list[Peer] = [torch_lstm.Lstm()]
-    if (size.B, size.N) in OF_LSTM_CELL:
+    if size.T == 1 and (size.B, size.N) in OF_LSTM_CELL:
         peers.append(torch_cell.Graph())
     for peer in peers:
         found[peer.name] = {}
         _add_figure(found[peer.name], case, peer, timer)
+
+
+def _of_steps(size: Size) -> Iterator[tuple[str, Peer, float]]:
+    """Yield the name of each kernel, what runs it, and its predicted seconds."""
+    about = {"B": size.B, "I": size.N, "N": size.N, "arithmetic": size.arithmetic}
+    for kernel in size.kernels:
+        yield kernel, OneKernel(kernel), predictions.predict(kernel, **about).seconds
+
+
+def _of_sequences(size: Size) -> Iterator[tuple[str, Peer, float]]:
+    """Yield the same for sequences, and x's part of kernels that multiply it before their steps."""
+    about = {"B": size.B, "I": size.N, "N": size.N, "arithmetic": size.arithmetic}
+    for kernel in size.kernels:
+        predicted = predict_sequence(kernel, **about)
+        yield kernel, fusedlstm_sequencer.OneKernel(kernel), size.T * predicted.seconds
+        if kernel in KERNELS:
+            yield f"x of {kernel}", XPart(kernel), size.T * predicted.of_x
 
 
 def _add_figure(figure: dict[str, Any], case: Case, peer: Peer, timer: Timer) -> None:
@@ -77,7 +97,7 @@ def measured(case: Case, peer: Peer, timer: Timer) -> dict[str, Any]:
     if run.begin:
         poison(run()[0])
         run.begin()
-    case.assert_right(peer.results(run()))
+    peer.check(case, run())
     times = replayed(run.queue, timer)
     if run.begin:
         case.assert_ordinary(peer.results(run()))

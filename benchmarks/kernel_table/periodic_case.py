@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.kernel_table.sizes import Size
 
 _MOST_ROWS = 1024  # compared one by one; all others must be finite
+_ROWS_OF_SEQUENCES = 8
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,18 @@ class PeriodicCase(Case):
         super().assert_ordinary(Result(result.h[:, self.rows], result.c[:, self.rows]))
 
 
-def case_of(size: Size) -> PeriodicCase:
-    """Return the case of a row of the table."""
-    return PeriodicCase("step", "step", 1, size.B, size.N, size.N, dtype=size.dtype, precision=size.precision)
+class SequenceCase(Case):
+    """T steps, N = I. Few rows are compared, as their exact results take long. All others must be finite."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        return np.unique(np.linspace(0, self.B - 1, min(self.B, _ROWS_OF_SEQUENCES)).astype(int))
+
+
+def case_of(size: Size) -> Case:
+    """Return the case of a row of a table."""
+    kind, of_kind = ("step", PeriodicCase) if size.T == 1 else ("sequence", SequenceCase)
+    return of_kind(kind, kind, size.T, size.B, size.N, size.N, dtype=size.dtype, precision=size.precision)
 
 
 @functools.lru_cache(maxsize=4)

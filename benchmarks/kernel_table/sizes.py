@@ -1,10 +1,10 @@
-"""The rows of the table: arithmetics, units N = I and batches B, the most valuable ones first."""
+"""The rows of the tables: arithmetics, units N = I, batches B and steps T, the most valuable ones first."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from fusedlstm.backends import kernel_choice
+from fusedlstm.backends import kernel_choice, sequence_choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,18 +27,34 @@ _GROUPS = (
 OF_LSTM_CELL = {(1, 128), (32, 256), (256, 256), (1024, 512), (4096, 1024)}
 
 
+# The same for sequences, with batches, and steps T. A scan has up to 128 units.
+_GROUPS_OF_SEQUENCES = (
+    ((_BFLOAT16,), (128,), (1, 16, 32, 128, 1024), 128),
+    ((_BFLOAT16,), (256, 512), (1, 32, 128), 128),
+    ((_TF32,), (64, 128), (1, 32, 1024), 128),
+    ((_FLOAT32,), (128, 512), (1, 32), 128),
+    ((_BFLOAT16,), (64, 128), (32,), 16),
+    ((_BFLOAT16,), (128,), (1, 32), 1600),
+    ((_FLOAT16,), (128,), (1, 32, 1024), 128),
+    ((_BFLOAT16, _TF32), (384, 1024), (32,), 128),
+    ((_BFLOAT16, _TF32, _FLOAT32), (512,), (1024,), 16),
+    ((_BFLOAT16,), (64, 128), (2048, 4096), 16),
+)
+
+
 class Size(NamedTuple):
-    """A row of the table."""
+    """A row of a table. T is 1 for a step."""
 
     dtype: str
     precision: str
     B: int
     N: int
+    T: int = 1
 
     @property
     def id(self) -> str:
         """The row's name."""
-        return f"{self.arithmetic} N={self.N} B={self.B}"
+        return f"{self.arithmetic} N={self.N} B={self.B}{f' T={self.T}' if self.T > 1 else ''}"
 
     @property
     def arithmetic(self) -> str:
@@ -48,8 +64,11 @@ class Size(NamedTuple):
     @property
     def kernels(self) -> list[str]:
         """The kernels that can multiply so."""
+        names = kernel_choice.NAMES if self.T == 1 else sequence_choice.NAMES
+        if self.N > sequence_choice.MOST_UNITS:
+            names = tuple(name for name in names if name != sequence_choice.SCAN)
         reason_against = kernel_choice.reason_against
-        return [name for name in kernel_choice.NAMES if reason_against(name, self.dtype, self.precision) is None]
+        return [name for name in names if reason_against(name, self.dtype, self.precision) is None]
 
 
 def _all() -> Iterator[Size]:
@@ -60,9 +79,24 @@ def _all() -> Iterator[Size]:
 
 
 SIZES = list(_all())
+SEQUENCES = [
+    Size(*arithmetic, B, N, T)
+    for arithmetics, sizes, batches, T in _GROUPS_OF_SEQUENCES
+    for N in sizes
+    for arithmetic in arithmetics
+    for B in batches
+]
 DRY_SIZES = [
     Size(*_BFLOAT16, 9, 16),
     Size(*_FLOAT32, 9, 16),
     Size(*_TF32, 9, 16),
     Size(*_FLOAT16, 100, 16),
 ]
+DRY_SEQUENCES = [size._replace(B=9, T=3) for size in DRY_SIZES]
+
+
+def sizes(*, dry: bool, sequences: bool) -> list[Size]:
+    """Return the rows of the table of steps or of sequences, in order."""
+    if dry:
+        return DRY_SEQUENCES if sequences else DRY_SIZES
+    return SEQUENCES if sequences else SIZES

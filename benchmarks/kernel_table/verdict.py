@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.blocks import Table
 from benchmarks.kernel_table.sizes import BATCHES, Size
-from fusedlstm.backends import kernel_choice
+from fusedlstm.backends import kernel_choice, sequence_choice
 
 SLOWER = 1.05  # a choice that takes this many times as long as the best is worth another look
 LSTM = "torch.nn.LSTM"
@@ -14,7 +14,7 @@ LSTM = "torch.nn.LSTM"
 
 def verdict(size: Size, figures: dict[str, dict[str, Any]], capability: int) -> dict[str, Any]:
     """Return the choice, the winner, and the times of the choice and of PyTorch divided by the winner's."""
-    choice = kernel_choice.choose(size.B, size.N, size.N, None, size.dtype, size.precision, capability)
+    choice = _choice(size, capability)
     seconds = {name: median for name, figure in figures.items() if (median := _median(figure))}
     ours = {name: seconds[name] for name in size.kernels if name in seconds}
     winner = min(ours, key=ours.__getitem__, default=None)
@@ -27,6 +27,14 @@ def verdict(size: Size, figures: dict[str, dict[str, Any]], capability: int) -> 
     }
 
 
+def _choice(size: Size, capability: int) -> str:
+    about = size.dtype, size.precision, capability
+    if size.T == 1:
+        return kernel_choice.choose(size.B, size.N, size.N, None, *about)
+    sizes = size.N, size.N, size.N
+    return sequence_choice.choose(size.B, sizes, *about, projects=False, forced=None, can_plan=True)
+
+
 def _median(figure: dict[str, Any]) -> float | None:
     """Return the GPU's seconds."""
     gpu = figure.get("seconds")
@@ -34,24 +42,29 @@ def _median(figure: dict[str, Any]) -> float | None:
 
 
 def tables(rows: list[dict[str, Any]]) -> list[tuple[str, Table]]:
-    """Return a title and a table for each arithmetic: B down, N across; winner, microseconds, ratio, PyTorch's."""
+    """Return a title and a table for each arithmetic and T: B down, N across.
+
+    A cell has the winner, microseconds a step, the ratio, and PyTorch's.
+    """
     found = []
-    for arithmetic in dict.fromkeys(row["arithmetic"] for row in rows):
-        cells = {(row["B"], row["N"]): _cell(row) for row in rows if row["arithmetic"] == arithmetic}
+    for arithmetic, T in dict.fromkeys((row["arithmetic"], row["T"]) for row in rows):
+        of_table = [row for row in rows if (row["arithmetic"], row["T"]) == (arithmetic, T)]
+        cells = {(row["B"], row["N"]): _cell(row) for row in of_table}
         sizes = sorted({N for _, N in cells})
         batches = sorted({B for B, _ in cells} | (set(BATCHES) if len(cells) > 1 else set()))
         lines = [[f"B = {B}", *(cells.get((B, N), "") for N in sizes)] for B in batches]
         lines = [line for line in lines if any(line[1:])]
-        found.append((arithmetic, Table(["", *(f"N = {N}" for N in sizes)], lines)))
+        title = arithmetic if T == 1 else f"{arithmetic}, T = {T}"
+        found.append((title, Table(["", *(f"N = {N}" for N in sizes)], lines)))
     return found
 
 
 def _cell(row: dict[str, Any]) -> str:
-    """Return the winner, its microseconds, and the choice if it is another, with its ratio; then PyTorch's ratio."""
+    """Return the winner, its microseconds a step, the choice and its ratio if it is another, and PyTorch's ratio."""
     winner = row["winner"]
     if winner is None:
         return ", ".join(dict.fromkeys(figure["state"] for figure in row["figures"].values()))
-    text = f"{winner} {1e6 * row['figures'][winner]['seconds']['median']:.2f}"
+    text = f"{winner} {1e6 * row['figures'][winner]['seconds']['median'] / row['T']:.2f}"
     if row["choice"] != winner:
         ratio = f" x{row['ratio']:.2f}" if row["ratio"] else " not measured"
         text += f" ({row['choice']}{ratio})"

@@ -88,6 +88,10 @@ class Peer:
         """Return what `run` returned, as NumPy arrays."""
         raise NotImplementedError
 
+    def check(self, case: Case, raw: Any) -> None:
+        """Raise WrongResultError unless what `run` returned is right."""
+        case.assert_right(self.results(raw))
+
     def remarks(self, run: Callable[[], Any], device: str) -> dict[str, Any]:
         """Return more facts to record beside the times."""
         del run, device

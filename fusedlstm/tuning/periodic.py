@@ -14,11 +14,12 @@ from fusedlstm.arrays.host import to_host
 from fusedlstm.backends.numpy import formula
 from fusedlstm.selftest.arithmetics import ARITHMETICS
 from fusedlstm.state import LSTMState
+from fusedlstm.stepper import Stepper
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.cell import LSTMCell
-    from fusedlstm.stepper import Stepper
+    from fusedlstm.sequencer import Sequencer
     from fusedlstm.weights import LSTMWeights
 
 PERIOD = 97
@@ -74,15 +75,19 @@ class Periodic:
         return None
 
 
-def poison(stepper: Stepper[LSTMState]) -> None:
-    """Fill all buffers of a Stepper's state with NaN, on a GPU. Whatever its next step leaves unwritten then shows."""
-    state: Any = stepper.read()
-    for array in (state.h, state.c):
-        with array.device:
-            array.data.memset_async(0xFF, array.nbytes)  # NaN in every dtype
+def poison(owner: Stepper[LSTMState] | Sequencer) -> None:
+    """Fill all buffers of a Stepper's state with NaN, on a GPU, or of a Sequencer's state and outputs.
+
+    Whatever the next step or run leaves unwritten then shows.
+    """
+    state: Any = owner.read()
+    for each in state if isinstance(state, tuple) else (state,):
+        for array in (each.h, each.c):
+            with array.device:
+                array.data.memset_async(0xFF, array.nbytes)  # NaN in every dtype
     for _ in range(_BUFFERS):
-        stepper.write(state)
-        stepper.step()
+        owner.write(state)
+        owner.step() if isinstance(owner, Stepper) else owner.run()
 
 
 def _on_device(cell: LSTMCell, h: NumpyArray, c: NumpyArray) -> LSTMState:

@@ -5,7 +5,7 @@ The steps are a recipe of CONTRIBUTING.md.
 
 import re
 
-from benchmarks import cases, peers
+from benchmarks import cases, peers, sequence_grid
 from benchmarks.cases import Case
 
 from support.places import ROOT
@@ -14,7 +14,7 @@ from support.recipes import Place, assert_all_missing, assert_complete, text_of
 PLACES_OF_CASES = [
     Place(
         "benchmarks/test_*.py",
-        "let one of them time {} of cases.py",
+        "let one of them time {} of cases.py or sequence_grid.py",
         lambda name: re.search(rf"parametrize\(metafunc, .*\b{name}\b", text_of("benchmarks/test_*.py")),
     ),
 ]
@@ -62,7 +62,8 @@ def named_classes():
 
 
 def lists_of_cases():
-    return [name for name, value in vars(cases).items() if isinstance(value, list) and isinstance(value[0], Case)]
+    files = {**vars(cases), **vars(sequence_grid)}
+    return [name for name, value in files.items() if isinstance(value, list) and isinstance(value[0], Case)]
 
 
 def test_benchmarks_are_complete():

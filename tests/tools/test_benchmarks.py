@@ -13,7 +13,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from benchmarks import caches, cases, peers, predictions, side_by_side, threads
+from benchmarks import caches, cases, peers, predictions, sequence_grid, side_by_side, threads
 from benchmarks.brief.event_time import Times
 from benchmarks.cases import Result, WrongResultError, pool, sequence, step
 from benchmarks.fresh import Clock
@@ -23,14 +23,14 @@ from benchmarks.peers.numpy_peer import Numpy
 from benchmarks.peers.onnxruntime_peer import in_onnx_order
 from benchmarks.peers.peer import CannotRunError, Peer, waited
 from benchmarks.peers.tensorflow_peer import in_block_order
-from fusedlstm import LSTMCell, StatePool, Stepper
+from fusedlstm import LSTMCell, Sequencer, StatePool, Stepper
 from fusedlstm.backends import kernel_choice
 from fusedlstm.backends.numpy import blas
 
 from support.backends import needs_cuda
 from support.places import ROOT
 
-LISTS = [value for value in vars(cases).values() if isinstance(value, list)]
+LISTS = [value for file in (cases, sequence_grid) for value in vars(file).values() if isinstance(value, list)]
 ALL = [case for each in LISTS for case in each]
 PEERS = {peer.name: peer for peer in peers.all_peers()}
 SMALL = [
@@ -45,6 +45,8 @@ SMALL = [
     sequence("layers", 9, 5, 7, 12, layers=3),
     sequence("resets", 9, 5, 7, 12, resets=0.2),
     sequence("projection", 9, 5, 7, 12, P=3),
+    sequence("all of it", 16, 5, 7, 12, layers=2, resets=0.2),
+    sequence("projection and resets", 9, 5, 7, 12, P=3, resets=0.2),
     pool(11, 12, capacity=30),
     pool(9, 12, capacity=9),  # no padding, and all slots
     pool(11, 12, capacity=30, dtype="bfloat16"),
@@ -314,6 +316,30 @@ def test_wrong_steps_in_place_are_not_timed(peer, owner, name, wrong, monkeypatc
     assert not benchmark.timed
 
 
+def no_run(_, sequencer):
+    return sequencer.outputs
+
+
+def outputs_before(right, sequencer):
+    before = np.array(sequencer.outputs)
+    right(sequencer)
+    return before
+
+
+def run_without_resets(right, sequencer):
+    sequencer.is_first[...] = False
+    return right(sequencer)
+
+
+@pytest.mark.parametrize("wrong", [no_run, outputs_before, run_without_resets])
+def test_wrong_sequences_are_not_timed(wrong, monkeypatch):
+    peer, benchmark = planted(monkeypatch, "fusedlstm Sequencer", Sequencer, "run", wrong), Stopwatch()
+    with pytest.raises(WrongResultError):
+        entry = side_by_side.Entry(sequence("q", 9, 5, 7, 12, resets=0.2), peer, "cpu")
+        side_by_side.measure(benchmark, entry, 64)
+    assert not benchmark.timed
+
+
 class Worn(Stopwatch):
     """Changes what it times: afterwards its library is wrong, or its states take longer to step."""
 
@@ -401,7 +427,7 @@ def test_cases_have_different_ids():
 
 
 def test_quick_runs_a_subset():
-    for suite in (cases.STEPS, cases.TRAPS, cases.SEQUENCES, cases.POOLS, cases.WORKLOADS):
+    for suite in (cases.STEPS, cases.TRAPS, cases.SEQUENCES, sequence_grid.GRID, cases.POOLS, cases.WORKLOADS):
         for device in ("cpu", "cuda"):
             quick = cases.chosen(suite, quick=True, device=device)
             full = cases.chosen(suite, quick=False, device=device)
@@ -409,7 +435,7 @@ def test_quick_runs_a_subset():
             assert len(quick) < len(full)
             assert all(case in full for case in quick)
     assert not any(case.gpu_only for case in cases.chosen(ALL, quick=False, device="cpu"))
-    assert cases.chosen(ALL, quick=False, device="cuda") == ALL
+    assert cases.chosen(ALL, quick=False, device="cuda", grid=True) == ALL
 
 
 ELSEWHERE = "benchmarks/cases.py: STEPS and POOLS are a grid; add other sizes to TRAPS or WORKLOADS"
@@ -441,6 +467,9 @@ def test_data_are_random_and_reproducible():
         np.testing.assert_array_equal(array, again)
     assert all(array.std() > 0.5 for array in data[:3])
     assert 0.1 < data.is_first.mean() < 0.6
+    few = sequence("s", 100, 1, 7, 12, resets=0.03).data.is_first
+    assert few[50, 0], "there is one at least"
+    assert few.mean() < 0.2
 
 
 def test_slots_are_random_and_reproducible():

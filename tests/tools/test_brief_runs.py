@@ -170,10 +170,10 @@ def test_full_queue_gives_no_time_of_the_gpu(gpu, timer):
     assert timer.times(lambda: [gpu.work(1e-5, 1e-6) for _ in range(1500)]).gpu is None
 
 
-def dry_run(module, tmp_path):
+def dry_run(module, tmp_path, *options):
     """Run a module on the fake driver. Return its output and its file."""
     result = tmp_path / "result.json"
-    command = [sys.executable, "-m", module, str(result), "--dry-run", "--seconds", "300"]
+    command = [sys.executable, "-m", module, str(result), "--dry-run", "--seconds", "300", *options]
     done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False)
     if "no dry run" in done.stderr:
         pytest.skip(done.stderr)
@@ -191,12 +191,17 @@ def test_dry_run_of_probes(tmp_path):
     assert content["facts"]["not_measured"] == {}
 
 
-def test_dry_run_of_the_kernel_table(tmp_path):
-    from benchmarks.kernel_table.sizes import DRY_SIZES
+@pytest.mark.parametrize("options", [(), ("--sequences",)], ids=["steps", "sequences"])
+def test_dry_run_of_the_kernel_table(options, tmp_path):
+    from benchmarks.kernel_table.sizes import sizes
 
-    output, content = dry_run("benchmarks.kernel_table", tmp_path)
-    assert content["units"] == {size.id: ENDED for size in DRY_SIZES}, output
-    for size, row in zip(DRY_SIZES, content["rows"], strict=True):
-        assert {name: row["figures"][name]["state"] for name in size.kernels} == dict.fromkeys(size.kernels, "dry")
+    output, content = dry_run("benchmarks.kernel_table", tmp_path, *options)
+    rows = sizes(dry=True, sequences=bool(options))
+    assert content["units"] == {size.id: ENDED for size in rows}, output
+    for size, row in zip(rows, content["rows"], strict=True):
+        names = [name for name in row["figures"] if name.removeprefix("x of ") in size.kernels]
+        assert {row["figures"][name]["state"] for name in names} == {"dry"}
+        assert names[0] == "matmul"
+        assert ("x of matmul" in names) == bool(options)
         assert row["choice"] in size.kernels
     assert "Not measured, by reason: none" in output

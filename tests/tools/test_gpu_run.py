@@ -195,10 +195,12 @@ def test_table_is_complete():
 @pytest.mark.parametrize(("dry", "times"), [(False, 1), (True, table._SLOWER)])
 def test_brief_runs_end_before_their_limits(dry, times):
     of_table = {part.name: part for part in table.parts(dry=dry)}
-    for name, seconds in (("probes", 20), ("kernel_table", 100)):
+    for name, seconds in (("probes", 20), ("kernel_table", 80), ("sequence_table", 40)):
         part = of_table[name]
         assert float(part.command[part.command.index("--seconds") + 1]) == times * seconds < part.limit
         assert ("--dry-run" in part.command) == dry
+        folder = "KEPT" if name == "sequence_table" else "RESULTS"
+        assert f"{{{folder}}}/{name}.json" in part.command
 
 
 def test_absent_packages_leave_parts_out():

@@ -11,7 +11,7 @@ from benchmarks.brief.event_time import Times
 from benchmarks.cases import Result, WrongResultError
 from benchmarks.kernel_table import figures, verdict
 from benchmarks.kernel_table.periodic_case import case_of
-from benchmarks.kernel_table.sizes import BATCHES, SIZES, Size
+from benchmarks.kernel_table.sizes import BATCHES, SEQUENCES, SIZES, Size
 from fusedlstm import LSTMCell, LSTMState
 from fusedlstm.backends import kernel_choice
 from fusedlstm.tuning.periodic import PERIOD, poison
@@ -19,6 +19,7 @@ from fusedlstm.tuning.periodic import PERIOD, poison
 from support.backends import needs_cuda
 
 SMALL = Size("float32", "highest", 9, 16)
+SMALL_SEQUENCE = Size("bfloat16", "highest", 9, 16, 5)
 ONE = {"median": 1e-6, "p10": 1e-6, "p90": 1e-6}
 
 
@@ -53,6 +54,21 @@ def test_rows_repeat_and_are_exact(B, dtype):
     result = stepped(case)
     case.assert_right(result)
     case.assert_ordinary(result)
+
+
+def test_sequences_are_of_each_arithmetic():
+    assert len(SEQUENCES) == len({size.id for size in SEQUENCES})
+    assert {size.arithmetic for size in SEQUENCES} == {"bfloat16", "float16", "float32", "tf32"}
+    assert {size.T for size in SEQUENCES} == {16, 128, 1600}
+    assert SEQUENCES[0].id == "bfloat16 N=128 B=1 T=128"
+    assert max(size.T * size.B * size.N for size in SEQUENCES) <= 1 << 24, "larger ones take seconds to check"
+
+
+def test_sequences_have_their_kernels():
+    of = {N: Size("bfloat16", "highest", 1, N, 16).kernels for N in (128, 129)}
+    assert of[128] == ["matmul", *kernel_choice.TENSOR, "scan"]
+    assert of[129] == ["matmul", *kernel_choice.TENSOR]
+    assert Size("float32", "highest", 1, 64, 16).kernels == ["matmul", "simt"]
 
 
 @pytest.mark.parametrize("shift", [8, 32, 64, 128, 256])
@@ -97,6 +113,29 @@ def test_right_kernels_are_measured():
         assert found[kernel]["seconds"] == found[kernel]["host_seconds"] == ONE
         assert found[kernel]["predicted_seconds"] > 0
     assert found["torch.nn.LSTM"]["state"] in ("measured", "unsupported")
+
+
+@needs_cuda
+def test_right_sequences_are_measured():
+    """So is x's part, if a kernel multiplies it before the steps."""
+    found = figures_of(SMALL_SEQUENCE)
+    names = [*SMALL_SEQUENCE.kernels, "x of matmul", "x of scan"]
+    assert set(found) == {*names, "torch.nn.LSTM"}
+    for name in names:
+        assert found[name]["state"] == "measured", found[name]
+        assert found[name]["predicted_seconds"] > 0
+
+
+@needs_cuda
+def test_wrong_sequence_is_not_timed(monkeypatch):
+    """Outputs of a step are not written, so they keep the NaN from before."""
+    from fusedlstm.backends.cuda.scan_steps import ScanSteps
+
+    right = ScanSteps._part
+    monkeypatch.setattr(ScanSteps, "_part", lambda steps, part: right(steps, slice(part.start, part.stop - 1)))
+    found = figures_of(SMALL_SEQUENCE)
+    assert (found["matmul"]["state"], found["scan"]["state"]) == ("measured", "wrong")
+    assert "scan wrong: " in verdict.wrong([row(SMALL_SEQUENCE, found)])[0]
 
 
 @needs_cuda
@@ -188,6 +227,16 @@ def test_fast_choice_is_not_listed():
     assert verdict.slower([judged]) == []
 
 
+def test_choice_of_sequences_is_listed():
+    """The cells have microseconds of a step."""
+    size = BFLOAT16._replace(T=100)
+    judged = row(size, measured(matmul=300.0, scan=450.0) | {"x of scan": measured(x=1.0)["x"]})
+    assert (judged["choice"], judged["winner"], judged["ratio"]) == ("scan", "matmul", pytest.approx(1.5))
+    assert verdict.slower([judged]) == ["bfloat16 N=128 B=32 T=100: scan takes 1.50 times as long as matmul"]
+    ((title, table),) = verdict.tables([judged])
+    assert (title, table.rows) == ("bfloat16, T = 100", [["B = 32", "matmul 3.00 (scan x1.50)"]])
+
+
 def test_row_without_figures_has_no_winner():
     found = {"matmul": {"state": "wrong", "why": "c is off"}, "tensor_small": {"state": "failed", "why": "no memory"}}
     judged = row(BFLOAT16, found)
@@ -212,7 +261,10 @@ def test_kernels_are_compiled_beforehand(monkeypatch):
             return 0
 
     monkeypatch.setattr(warm, "subprocess", types.SimpleNamespace(Popen=Child, TimeoutExpired=Exception))
-    warm.compile_all(until=0.0)
+    warm.compile_all(until=0.0, sequences=True)
+    assert len(started) == len(set(started)) == 5 + 2 + 6 + 5
+    started.clear()
+    warm.compile_all(until=0.0, sequences=False)
     assert len(started) == len(set(started)) == 4 + 2 + 5 + 4
     assert ("float32", "high", "simt") in started
     assert 0.0 in waited

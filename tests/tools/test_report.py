@@ -55,6 +55,7 @@ BENCHMARKS = [
     # ten steps: 42 us
     entry("fusedlstm numpy", 60e-6, kind="sequence", T=10),
     entry("torch layer", 120e-6, kind="sequence", T=10),
+    entry("fusedlstm, x alone", 20e-6, kind="sequence", T=10, part=True),
     entry("fusedlstm numpy", 2e-3, kind="pack", B=None, N=None, T=None, group="pack a state"),
 ]
 CONTENT = {
@@ -106,7 +107,7 @@ def test_figures(markdown):
     assert cells(markdown, "torch cell", group)[3:5] == ["1.20", "33 %"]
     assert cells(markdown, "bare matmul (a part of the work)", group)[3:5] == ["", ""]
     assert cells(markdown, "limit, by matmul", group)[1] == "4.20 µs"
-    assert cells(markdown, "**fusedlstm", "#### sequence, B = 2")[1:7] == [
+    assert cells(markdown, "**fusedlstm numpy", "#### sequence, B = 2")[1:7] == [
         "60.0 µs", "57.0 µs to 66.0 µs", "0.50", "70 %", "167 k", "333 k",
     ]  # fmt: skip
     assert cells(markdown, "**fusedlstm", "#### pack a state")[:3] == [

@@ -44,25 +44,29 @@ class ScanSteps(KernelSteps):
             if self._last is not None and not has_last:
                 copy_rows(self._last, self._buffers.last_of(form, form.order(part)[0], first))
                 has_last = True  # each scan leaves it for the next one
-            self._scan(slice(part.start, part.stop))
+            self._part(slice(part.start, part.stop))
 
-    def _scan(self, part: slice) -> None:
+    def _part(self, part: slice) -> None:
         """Queue a part of the steps in two launches."""
-        buffers, state = self._buffers, self.state
-        xs = buffers.xs[part]
+        xs = self._buffers.xs[part]
         T, B, I = xs.shape
         if not B:
             return
         gates = self._gates[:T]
         flat = cupy.ndarray((T * B, I), xs.dtype, xs.data, strides=xs.strides[1:])
         gates_launch(self._weights, flat, gates.reshape(T * B, -1), B).queue()
+        self._scan(part, gates)
+
+    def _scan(self, part: slice, gates: Any) -> None:
+        """Queue a part of the steps, from x's part of their gates."""
+        buffers, state = self._buffers, self.state
         reset_h, reset_c = self._reset_pair
         scan = Scan(
             self._weights,
             gates,
             *(state.h, state.c, state.h, state.c),
             buffers.outputs[part],
-            input=xs if buffers.residual else None,
+            input=buffers.xs[part] if buffers.residual else None,
             flags=None if buffers.flags is None else buffers.flags[part],
             reset_h=reset_h,
             reset_c=reset_c,
