@@ -188,7 +188,7 @@ def test_cases_are_in_the_order_of_reading(tmp_path):
     command.main(["report", str(write(tmp_path, CONTENT | {"benchmarks": rows}))])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert re.findall(r"^#### (.*)", text, re.MULTILINE) == wanted
-    assert re.findall(r"^\| (.*?) \| fusedlstm numpy \|", text, re.MULTILINE) == wanted
+    assert re.findall(r"^\| (.*?) \| fusedlstm numpy \| 10.0 µs", text, re.MULTILINE) == wanted
 
 
 def test_report_says_what_ran_where(markdown):
