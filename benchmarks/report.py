@@ -23,19 +23,8 @@ if TYPE_CHECKING:
     from benchmarks.picture_style import Picture
 
 _KINDS = {"step": "Steps", "sequence": "Sequences", "pool": "Steps of a pool", "once": "Once in a process"}
-_TOLD_APART = {
-    "cpu",
-    "cores",
-    "gpu",
-    "blas",
-    "load",
-    "versions",
-    "missing",
-    "limits",
-    "threads",
-    "commit",
-    "date",
-}  # facts that have their own lines
+# Facts that have their own lines.
+_TOLD_APART = ("cpu", "cores", "gpu", "blas", "load", "versions", "missing", "limits", "threads", "commit", "date")
 _NO_PICTURES = "There are no pictures, because matplotlib is not installed (fusedlstm's extra report brings it)."
 
 
@@ -137,48 +126,29 @@ def _overview(runs: list[Run], compared: list[dict[Row, Comparison]]) -> Table:
 
 
 def _how_to_read(runs: list[Run]) -> Bullets:
-    spread = "p10 to p90" if all(row.deciles for run in runs for row in run.rows) else "quartiles, or p10 to p90"
-    if any(row.processes for run in runs for row in run.rows):
-        spread += "; of processes, each with its own median"
-    return Bullets(
-        [
-            ("median", f"the median time of a call; beside it, and as whiskers, {spread}"),
-            ("ratio", "the fastest other library's time over ours, for the same work; above 1, ours is faster"),
-            *_about_verdicts(runs),
-            *_about_gpus_own(runs),
-            *_about_predictions(runs),
-            (
-                "of the limit",
-                "100 % is the shortest time that bytes, arithmetic, special functions and launches allow, at rates "
-                "calibrated in the same run. It is a model: a library with faster functions than those calibrated "
-                "may exceed it.",
-            ),
-        ]
-    )
-
-
-def _about_verdicts(runs: list[Run]) -> list[tuple[str, str]]:
-    if not any(run.facts.get("rounds") for run in runs):
-        return []
-    return [
-        ("interval", "99 % for all rows of a run together, over rounds in which each library has its own process"),
-        ("verdict", "faster or slower if the interval excludes 1 and the ratio differs from 1 by 3 %, else a tie"),
+    items = [
+        (
+            "median",
+            "the median time of a call, and the deciles or quartiles around it; of processes, if there are many",
+        ),
+        ("ratio", "the fastest other library's time over ours, for the same work; above 1, ours is faster"),
     ]
-
-
-def _about_gpus_own(runs: list[Run]) -> list[tuple[str, str]]:
-    rows, items = [row for run in runs for row in run.rows], []
-    if any(row.gpu_seconds for row in rows):
-        items += [("GPU's own", "between events on its stream, median and p10 to p90, without the host's time")]
-    if any(row.host_seconds for row in rows):
-        items += [("until it returns", "the CPU's time, median and p10 to p90, of a call that queues work for a GPU")]
-    return items
-
-
-def _about_predictions(runs: list[Run]) -> list[tuple[str, str]]:
-    if not any(_predicted(row) for run in runs for row in run.rows):
-        return []
-    return [("predicted us", "the GPU's microseconds, predicted by a model")]
+    if any(run.facts.get("rounds") for run in runs):
+        items += [
+            ("interval", "99 % for all rows of a run together, over rounds in which each library has its own process"),
+            ("verdict", "faster or slower if the interval excludes 1 and the ratio differs from 1 by 3 %, else a tie"),
+        ]
+    if any(run.on_gpu for run in runs):
+        items += [
+            ("GPU's own", "between events on its stream, median and p10 to p90, without the host's time"),
+            ("until it returns", "the CPU's time, median and p10 to p90, of a call that queues work for a GPU"),
+            ("predicted us", "the GPU's microseconds, predicted by a model"),
+        ]
+    words = (
+        "the shortest time that bytes, arithmetic, special functions and launches allow, by a model with rates "
+        "calibrated in the same run; a library with faster functions than those calibrated may exceed 100 % of it"
+    )
+    return Bullets([*items, ("limit", words)])
 
 
 def _predicted(row: Row) -> float | None:
@@ -243,56 +213,45 @@ def _calibrated(constants: Constants) -> str:
 
 
 def _of_kind(kind: str, rows: list[Row], pictures: list[Picture], compared: dict[Row, Comparison]) -> list[Block]:
-    """Return a kind's pictures, comparisons, and a table of each group."""
-    groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (reading_order(row.group), row.median)):
-        groups.setdefault(row.group, []).append(row)
-    several = len({row.setting.device for row in rows}) > 1
-    table = _compared([compared[row] for group in groups.values() for row in group if row in compared], several)
+    """Return a kind's pictures, ours beside the fastest other library, and all times."""
+    rows = sorted(rows, key=lambda row: (reading_order(row.group), row.median))
+    ours = _table([row for row in rows if row in compared], compared)
     blocks: list[Block] = [Heading(3, _KINDS.get(kind, kind.capitalize()))]
     blocks += [Pictures(pictures)] if pictures else []
-    blocks += [table] if table.rows else []
-    tables = [block for name, group in groups.items() for block in (Heading(4, name), _group(group, compared))]
-    return [*blocks, Details(f"All times ({len(rows)})", tables)]
+    blocks += [ours] if ours.rows else []
+    return [*blocks, Details(f"All times ({len(rows)})", [_table(rows, {})])]
 
 
-def _compared(found: list[Comparison], several: bool) -> Table:
-    """Return a table of ours beside the fastest other library, with a row for each case and way to call ours."""
-    header = ["case", "how", "median", "ratio", "interval", "verdict", "fastest other", "its median"]
-    rows = [
-        [
-            one.ours.group + (f", {one.ours.setting.device}" if several else ""),
-            one.ours.peer,
-            quantity(one.ours.median, "s"),
-            ratio(one.ratio),
-            one.interval,
-            one.word,
-            one.peer.peer,
-            quantity(one.peer.median, "s"),
-            percent(one.ours.of_limit) if one.ours.of_limit else "",
-            one.ours.limit.bound if one.ours.limit else "",
-        ]
-        for one in found
-    ]
-    return Table([*header, "of the limit", "limit by"], rows).without_empty_columns()
-
-
-def _group(rows: list[Row], compared: dict[Row, Comparison]) -> Table:
-    """Return all rows of a group, the fastest first, with the limit of each device below."""
+def _table(rows: list[Row], compared: dict[Row, Comparison]) -> Table:
+    """Return a table with a line for each row, without empty columns."""
     several = len({row.setting.device for row in rows}) > 1
     spread = "p10 to p90" if all(row.deciles for row in rows) else "quartiles"
-    own = ["GPU's own", "predicted us", "until it returns"]
-    header = ["library", "median", spread, "ratio", "of the limit", *own, "version"]
-    times = Counter((row.peer, row.setting.device) for row in rows)
+    times = Counter((row.group, row.peer, row.setting.device) for row in rows)
     cells = []
     for row in rows:
-        name = row.peer + (f", {row.setting.device}" if several else "") + (" (a part of the work)" if row.part else "")
-        name += f" [{row.name}]" if times[row.peer, row.setting.device] > 1 else ""  # variants, told apart by tests
-        cells.append([name, *_cells(row, compared.get(row))])
-    for device, row in {row.setting.device: row for row in rows if row.limit}.items():
-        name = f"limit, by {row.limit.bound}" + (f", {device}" if several else "")
-        cells.append([name, quantity(row.limit.seconds, "s"), "", "", "100 %", *[""] * 4])
-    return Table(header, cells, frozenset(i for i, row in enumerate(rows) if row.ours)).without_empty_columns()
+        name = row.peer + (" (a part of the work)" if row.part else "")
+        name += f" [{row.name}]" if times[row.group, row.peer, row.setting.device] > 1 else ""  # variants
+        one, limit = compared.get(row), None if row.part else row.limit
+        cells.append(
+            [
+                row.group + (f", {row.setting.device}" if several else ""),
+                name,
+                quantity(row.median, "s"),
+                f"{quantity(row.low, 's')} to {quantity(row.high, 's')}",
+                *([ratio(one.ratio), one.interval, one.word, one.peer.peer] if one else [""] * 4),
+                quantity(one.peer.median, "s") if one else "",
+                _with_spread(row.gpu_seconds),
+                f"{1e6 * predicted:.2f}" if (predicted := _predicted(row)) else "",
+                _with_spread(row.host_seconds),
+                percent(row.of_limit) if limit else "",
+                f"{quantity(limit.seconds, 's')}, {limit.bound}" if limit else "",
+            ]
+        )
+    header = ["case", "how", "median", spread, "ratio", "interval", "verdict", "fastest other", "its median"]
+    header += ["GPU's own", "predicted us", "until it returns", "of the limit", "limit"]
+    return Table(
+        header, cells, frozenset(i for i, row in enumerate(rows) if row.ours and not compared)
+    ).without_empty_columns()
 
 
 def _with_spread(times: tuple[float, float, float] | None) -> str:
@@ -300,16 +259,3 @@ def _with_spread(times: tuple[float, float, float] | None) -> str:
         return ""
     median, low, high = (quantity(seconds, "s") for seconds in times)
     return f"{median} ({low} to {high})"
-
-
-def _cells(row: Row, compared: Comparison | None) -> list[str]:
-    return [
-        quantity(row.median, "s"),
-        f"{quantity(row.low, 's')} to {quantity(row.high, 's')}",
-        ratio(compared.ratio) if compared else "",
-        percent(row.of_limit) if row.of_limit and not row.part else "",
-        _with_spread(row.gpu_seconds),
-        f"{1e6 * predicted:.2f}" if (predicted := _predicted(row)) else "",
-        _with_spread(row.host_seconds),
-        row.version,
-    ]
