@@ -1,4 +1,4 @@
-"""The command line: python -m benchmarks report RESULTS.json..., keep, predictions, and host."""
+"""The command line: python -m benchmarks compare, report RESULTS.json..., keep, predictions, and host."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import host_time, keep, predictions, report
+from benchmarks import compare, host_time, keep, predictions, report
 from benchmarks.runs import ResultsError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command, and return its exit status: 0, 1 for a failure, 2 for a wrong command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Results of the benchmark suite.")
-    commands = parser.add_subparsers(required=True, metavar="{report,keep,predictions,host}")
+    commands = parser.add_subparsers(required=True, metavar="{compare,report,keep,predictions,host}")
+    command = commands.add_parser(
+        "compare",
+        help="time fusedlstm and the other libraries, and say which is faster",
+        description="Time every library in processes of its own, in turns. Write results.json and its report. Other "
+        "options are those of pytest benchmarks, such as --quick, --threads 2, --device cpu or -k rollout.",
+    )
+    command.add_argument("--out", metavar="FOLDER", type=Path, default=compare.LATEST, help="where to write")
+    command.add_argument("--rounds", metavar="NUMBER", type=int, default=16, help="processes a library (default: 16)")
+    command.set_defaults(work=lambda options: compare.compare(options.out, options.rounds, options.more))
     command = commands.add_parser(
         "report",
         help="tables and pictures of results",
@@ -44,7 +53,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.add_argument("result", metavar="RESULT.json", nargs="?", type=Path, help="a file to write")
     command.set_defaults(work=lambda options: host_time.measure(options.result))
-    options = parser.parse_args(argv)
+    options, more = parser.parse_known_args(argv)
+    if more and "rounds" not in options:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    options.more = more
     try:
         written = options.work(options)
     except (ResultsError, OSError) as error:

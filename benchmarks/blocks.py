@@ -33,7 +33,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text. The first column has names, the others figures. Strong rows are emphasised."""
+    """Cells of text. The first column has names. Columns of figures are aligned right. Strong rows are emphasised."""
 
     header: list[str]
     rows: list[list[str]]

@@ -20,6 +20,7 @@ def pytest_addoption(parser):
     group.addoption("--quick", action="store_true", help="few sizes, for a short time: under two minutes on two cores")
     group.addoption("--grid", action="store_true", help="all sequences of benchmarks/sequence_grid.py, for hours")
     group.addoption("--threads", type=int, default=1, help="threads of every library on a CPU (default: 1)")
+    group.addoption("--library", metavar="PACKAGE", help="the only library to time, such as torch (default: all)")
     group.addoption("--device", choices=("cpu", "cuda"), help="the only device to time (default: all that run here)")
 
 
@@ -53,6 +54,20 @@ def _assert_threads(config):
     if known not in (None, wanted) and not config.option.benchmark_disable:
         how = "NumPy was imported before the benchmarks' options were read" if early else "there are fewer cores"
         raise pytest.UsageError(f"NumPy's BLAS has {known} threads, not {wanted}: {how}")
+
+
+def pytest_collection_modifyitems(config, items):
+    """With --library, leave out the rows of others. Tests without peers belong to fusedlstm."""
+    library = config.getoption("library")
+    if library:
+        of = {item: _library(item) for item in items}
+        config.hook.pytest_deselected(items=[item for item in items if of[item] != library])
+        items[:] = [item for item in items if of[item] == library]
+
+
+def _library(item):
+    entry = item.callspec.params.get("entry") if hasattr(item, "callspec") else None
+    return entry.peer.package if entry else "fusedlstm"
 
 
 def pytest_report_header(config):
@@ -103,4 +118,4 @@ def threads(request):
 @pytest.fixture
 def rounds(request):
     """How many fresh processes to start."""
-    return 3 if request.config.getoption("quick") else 10
+    return 3 if request.config.getoption("quick") or request.config.getoption("library") else 10

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import report, report_markdown
 from benchmarks.blocks import Table
+from benchmarks.comparisons import Comparison, comparisons
 from benchmarks.machine import ROOT
-from benchmarks.runs import ResultsError, best_peer, load, load_all, slug
+from benchmarks.runs import ResultsError, load, load_all, slug
 from benchmarks.units import quantity, ratio
 
 if TYPE_CHECKING:
@@ -21,7 +22,21 @@ if TYPE_CHECKING:
 RESULTS, README = ROOT / "benchmarks" / "results", ROOT / "README.md"
 BEGIN, END = "<!-- python -m benchmarks keep writes from here ... -->", "<!-- ... to here -->"
 _INFO, _ENTRY = ("facts",), ("group", "name", "extra_info", "stats")
-_STATS = ("min", "max", "mean", "stddev", "median", "q1", "q3", "iqr", "p10", "p90", "rounds", "iterations")
+_STATS = (
+    "min",
+    "max",
+    "mean",
+    "stddev",
+    "median",
+    "q1",
+    "q3",
+    "iqr",
+    "p10",
+    "p90",
+    "rounds",
+    "iterations",
+    "processes",
+)
 
 
 def keep(paths: Iterable[Path], results: Path = RESULTS, readme: Path = README) -> list[Path]:
@@ -109,43 +124,49 @@ def _name(run: Run) -> str:
 
 def _run(run: Run) -> str:
     """Return a table of times by batch for each device of a run, below a line about the run."""
-    rows = [row for row in run.rows if _is_plain(row)]
+    rows = [row for row in run.rows if row.ours and not row.part and _is_plain(row)]
     devices = sorted({row.setting.device for row in rows})
-    return "\n\n".join(_table(run, [row for row in rows if row.setting.device == device], device) for device in devices)
+    compared = comparisons(run.rows)
+    tables = [
+        _table(run, [row for row in rows if row.setting.device == device], compared, device) for device in devices
+    ]
+    return "\n\n".join(tables)
 
 
 def _is_plain(row: Row) -> bool:
-    """Whether a row is a step or a sequence through one layer, of sizes that every run has."""
+    """Whether a row is a step or a sequence through one layer, of sizes that every run has, as users would do it."""
     sizes = row.sizes
-    if row.kernel or row.setting.precision != "highest":
+    if row.kernel or row.setting.precision != "highest" or row.peer.endswith("in a loop"):
         return False
     if sizes is None or row.setting.dtype != "float32" or not row.group.startswith(("step, ", "sequence, ")):
         return False
     return sizes.N == sizes.I and sizes.layers == 1 and sizes.T in (1, 100)
 
 
-def _table(run: Run, rows: list[Row], device: str) -> str:
-    cells: dict[tuple[int, int], dict[int, str]] = {}
-    ours = [row for row in rows if row.ours and not row.part]
-    for row in sorted(ours, key=lambda row: -row.median):  # the fastest is written last
-        cells.setdefault((row.sizes.T, row.sizes.N), {})[row.B] = _cell(row, best_peer(rows, row))
+def _table(run: Run, rows: list[Row], compared: dict[Row, Comparison], device: str) -> str:
+    cells: dict[tuple[int, int, str], dict[int, str]] = {}
+    for row in rows:
+        cells.setdefault((row.sizes.T, row.sizes.N, row.peer), {})[row.B] = _cell(row, compared.get(row))
     # Show sizes with many batches, and batches with many sizes. For a quick run, show all.
     full = {key for key in cells if len(cells[key]) > 2}
     cells = {key: cells[key] for key in sorted(full if len(full) > 1 else cells)}
     batches = sorted({B for by_batch in cells.values() for B in by_batch})
-    several = [B for B in batches if sum(B in by_batch for by_batch in cells.values()) > 1]
+    several = [B for B in batches if len({key[:2] for key, by_batch in cells.items() if B in by_batch}) > 1]
     batches = several or batches
     body = [
-        [f"{'1 step' if T == 1 else f'{T} steps'}, N = I = {N}", *(by_batch.get(B, "") for B in batches)]
-        for (T, N), by_batch in cells.items()
+        [f"{'1 step' if T == 1 else f'{T} steps'}, N = I = {N}", way, *(by_batch.get(B, "") for B in batches)]
+        for (T, N, way), by_batch in cells.items()
     ]
     threads = ", ".join(f"{count} thread{'' if count == 1 else 's'}" for count in run.threads)
     where = device if device != "cpu" else threads
-    header = [f"float32, {where}", *(f"B = {B}" for B in batches)]
-    about = f"{run.date[:10]}, commit {run.short_commit}, fusedlstm {run.facts['versions']['fusedlstm']}:"
+    header = [f"float32, {where}", "how", *(f"B = {B}" for B in batches)]
+    processes = f"{run.facts['rounds']} processes a library" if "rounds" in run.facts else "one process, so no verdicts"
+    about = f"{run.date[:10]}, commit {run.short_commit}, fusedlstm {run.facts['versions']['fusedlstm']}, {processes}:"
     return f"{about}\n\n{report_markdown.render([Table(header, body)]).rstrip()}"
 
 
-def _cell(row: Row, peer: Row | None) -> str:
+def _cell(row: Row, compared: Comparison | None) -> str:
     text = quantity(row.median, "s")
-    return f"{text}, {ratio(row.median / peer.median)} of {peer.peer}" if peer else text
+    if compared is None:
+        return text
+    return ", ".join(filter(None, [text, f"{ratio(compared.ratio)} ({compared.peer.peer})", compared.word]))

@@ -28,6 +28,7 @@ def facts(config):
     """Return all facts, for the JSON of a run with these options. `benchmarks.runs` lists those that a report reads."""
     run_on = devices(config.getoption("device"))
     missing = dict(peers.missing(run_on, quick=config.getoption("quick")))
+    calibrated = config.getoption("library") in (None, "fusedlstm")  # once in each round of `compare` is enough
     able = {peer.name: peer.version() for peer in peers.all_peers() if peer.name not in missing}
     return {
         "cpu": cpu_model(),
@@ -41,13 +42,19 @@ def facts(config):
         "threads": config.getoption("threads"),
         "quick": config.getoption("quick"),
         **when(),
-        "limits": machine_facts_limits(run_on, config.getoption("threads")),
+        "load": load(),
+        "limits": machine_facts_limits(run_on, config.getoption("threads")) if calibrated else {},
     }
 
 
 def when():
     """Return the facts that differ from run to run on one machine."""
     return {"commit": commit(), "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
+
+
+def load():
+    """Return the load average of the last minute, in a list, or an empty list if the system has none."""
+    return [round(os.getloadavg()[0], 2)] if hasattr(os, "getloadavg") else []
 
 
 def cpu_model():

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullLocator
 
+from benchmarks.comparisons import comparisons
 from benchmarks.picture_style import (
     INK,
     PEERS,
+    WIDTH,
     Palette,
     Picture,
     batch_axis,
@@ -21,13 +24,14 @@ from benchmarks.picture_style import (
     style,
     title,
 )
-from benchmarks.runs import Row, Run, Setting, Sizes, best_peer, slug
+from benchmarks.runs import Row, Run, Setting, Sizes, slug
 from benchmarks.units import quantity, ratio, reading_order
 
 if TYPE_CHECKING:
     from benchmarks.constants import Constants
 
 _DASHED = (0, (5, 3))
+_PLAIN = "fusedlstm"  # cell(x, state), which returns a new state
 
 
 def palette(runs: list[Run]) -> Palette:
@@ -75,7 +79,10 @@ def _of_steps(rows: list[Row], run: Run, looks: Palette, prefix: str) -> list[Pi
 
 
 def times(rows: list[Row], looks: Palette, setting: Setting, name: str) -> list[Picture]:
-    """Draw the time of a step against B: a picture for each size with several batches, all with the same y axis."""
+    """Draw the time of a step against B: a picture for each size with several batches, all with the same y axis.
+
+    Times differ by a factor of thousands between batches, so lines overlap. A panel below has their ratios.
+    """
     by_sizes = {sizes: [row for row in rows if row.sizes == sizes] for sizes in _sizes(rows)}
     by_sizes = {sizes: here for sizes, here in by_sizes.items() if len({row.B for row in here}) > 1}
     every = [row for here in by_sizes.values() for row in here]
@@ -89,20 +96,30 @@ def times(rows: list[Row], looks: Palette, setting: Setting, name: str) -> list[
 def _times(
     rows: list[Row], looks: Palette, setting: Setting, sizes: Sizes, span: tuple[float, float], name: str
 ) -> Picture:
-    made, axes = figure(3.1)
+    made = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    axes, below = made.subplots(2, sharex=True, height_ratios=(3, 2))
     limits = {row.B: row.limit.seconds for row in rows if row.limit}
+    plain = {row.B: row.median for row in rows if row.peer == _PLAIN}
     for peer in sorted({row.peer for row in rows}, key=lambda peer: (-looks[peer].order, peer.lower())):
         points = _by_batch([row for row in rows if row.peer == peer])
         axes.plot([row.B for row in points], [row.median for row in points], label=peer, **looks[peer].line())
+        if not points[0].ours and not points[0].part:
+            points = [row for row in points if row.B in plain]
+            ratios = [row.median / plain[row.B] for row in points]
+            below.plot([row.B for row in points], ratios, **looks[peer].line())
     if limits:
         x, y = zip(*sorted(limits.items()), strict=True)
         axes.plot(x, y, label="limit", color=INK, linestyle=_DASHED, linewidth=1.3, zorder=4)
     axes.set_ylim(span)
     log_axis(axes, "y", "s")
-    batch_axis(axes, sorted({row.B for row in rows}))
+    below.axhline(1, color=INK, linewidth=1)
+    log_axis(below, "y", "")
+    batch_axis(below, sorted({row.B for row in rows}))
     axes.set_ylabel("time of a step")
-    title(made, f"{sizes}\n{setting}")
+    below.set_ylabel("time / fusedlstm's")
+    title(made, f"{sizes}\n{setting}. Lower panel: above 1, fusedlstm (a plain call) is faster")
     axes.grid(visible=True)
+    below.grid(visible=True)
     legend_below(made, axes)
     return Picture(f"{name}-{slug(str(sizes))}", f"Time of a step against batch, {sizes}, {setting}", made)
 
@@ -171,12 +188,9 @@ def _batches(points: list[Row]) -> str:
 
 
 def speedups(rows: list[Row], setting: Setting, name: str) -> list[Picture]:
-    """Draw the best peer's time over ours, for each size and batch: above 1 ours is faster."""
-    cells = {}
-    for row in sorted((row for row in rows if row.ours), key=lambda row: -row.median):
-        peer = best_peer(rows, row)
-        if peer:
-            cells[row.sizes, row.B] = peer.median / row.median
+    """Draw the best peer's time over our fastest, for each size and batch: above 1 ours is faster."""
+    compared = comparisons(rows)
+    cells = {(row.sizes, row.B): compared[row].ratio for row in sorted(compared, key=lambda row: -row.median)}
     sizes, batches = _sizes([row for row in rows if row.ours]), sorted({row.B for row in rows if row.ours})
     if len(cells) < 2:
         return []

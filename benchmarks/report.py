@@ -1,17 +1,20 @@
-"""Write a report of results: what ran where, tables and pictures, as Markdown and as one HTML page."""
+"""Write a report of results: what ran where, tables and pictures, as Markdown, and as a page made of that."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import statistics
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from benchmarks import report_html, report_markdown
 from benchmarks.blocks import Block, Bullets, Details, Heading, Paragraph, Pictures, Table
+from benchmarks.comparisons import Comparison, comparisons
 from benchmarks.predictions import kept
-from benchmarks.runs import Row, Run, best_peer, load_all
+from benchmarks.runs import Row, Run, load_all
 from benchmarks.units import percent, quantity, ratio, reading_order
+from benchmarks.verdict import FASTER, SLOWER, TIE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,19 +22,9 @@ if TYPE_CHECKING:
     from benchmarks.constants import Constants
     from benchmarks.picture_style import Picture
 
-_KINDS = {"step": "Steps", "sequence": "Sequences", "pool": "Steps of a pool"}
-_TOLD_APART = {
-    "cpu",
-    "cores",
-    "gpu",
-    "blas",
-    "versions",
-    "missing",
-    "limits",
-    "threads",
-    "commit",
-    "date",
-}  # facts that have their own lines
+_KINDS = {"step": "Steps", "sequence": "Sequences", "pool": "Steps of a pool", "once": "Once in a process"}
+# Facts that have their own lines.
+_TOLD_APART = ("cpu", "cores", "gpu", "blas", "load", "versions", "missing", "limits", "threads", "commit", "date")
 _NO_PICTURES = "There are no pictures, because matplotlib is not installed (fusedlstm's extra report brings it)."
 
 
@@ -43,14 +36,21 @@ def write(paths: list[Path], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     text, page = folder / "report.md", folder / "report.html"
     _forget_pictures(text)
-    for picture in [one for kinds in drawn or [] for pictures in kinds.values() for one in pictures]:
+    for picture in _each(drawn):
         (folder / report_markdown.FOLDER).mkdir(exist_ok=True)
         path = folder / report_markdown.FOLDER / picture.name
         path.with_name(f"{path.name}.png").write_bytes(picture.png())
         path.with_name(f"{path.name}.svg").write_text(picture.svg(), encoding="utf-8")
     text.write_text(report_markdown.render(blocks), encoding="utf-8")
-    page.write_text(report_html.render(blocks), encoding="utf-8")
+    if importlib.util.find_spec("markdown") is None:  # of the extra report
+        return [text]
+    pictures = {one.name: one.adaptive_svg() for one in _each(drawn)}
+    page.write_text(report_html.render(text.read_text(encoding="utf-8"), pictures), encoding="utf-8")
     return [text, page]
+
+
+def _each(drawn: list[dict[str, list[Picture]]] | None) -> list[Picture]:
+    return [one for kinds in drawn or [] for pictures in kinds.values() for one in pictures]
 
 
 def _forget_pictures(text: Path) -> None:
@@ -73,10 +73,11 @@ def _draw(runs: list[Run]) -> list[dict[str, list[Picture]]] | None:
 
 
 def build(runs: list[Run], drawn: list[dict[str, list[Picture]]] | None) -> list[Block]:
-    """Return all blocks of a report."""
-    blocks: list[Block] = [Heading(1, "Benchmarks of fusedlstm")]
-    if not any(run.on_gpu for run in runs):
-        blocks.append(Paragraph("Nothing here ran on a GPU."))
+    """Return all blocks of a report: first what came out, last what did not run."""
+    compared = [comparisons(run.rows) for run in runs]
+    blocks: list[Block] = [Heading(1, "Benchmarks of fusedlstm"), Paragraph(_sentence(compared))]
+    overview = _overview(runs, compared)
+    blocks += [overview] if overview.rows else []
     if drawn is None:
         blocks.append(Paragraph(_NO_PICTURES))
     blocks.append(_how_to_read(runs))
@@ -84,44 +85,70 @@ def build(runs: list[Run], drawn: list[dict[str, list[Picture]]] | None) -> list
         blocks += [Heading(2, run.label), _facts(run)]
         for kind in dict.fromkeys(row.kind for row in run.rows):
             pictures = drawn[index].get(kind, []) if drawn else []
-            blocks += _of_kind(kind, [row for row in run.rows if row.kind == kind], pictures)
-    return blocks
+            blocks += _of_kind(kind, [row for row in run.rows if row.kind == kind], pictures, compared[index])
+    missing = [
+        (run.label if len(runs) > 1 else "", f"{peer}: {why}") for run in runs for peer, why in run.missing.items()
+    ]
+    return [*blocks, Details("Not run", [Bullets(missing)])] if missing else blocks
+
+
+def _sentence(compared: list[dict[Row, Comparison]]) -> str:
+    words = Counter(one.word for each in compared for one in each.values())
+    total = words.total() - words[""]
+    if total:
+        return (
+            f"fusedlstm is faster than the fastest other library in {words[FASTER]} of {total} rows, slower in "
+            f"{words[SLOWER]}, and ties in {words[TIE]}."
+        )
+    if words:
+        return "There are no verdicts: these times are from one process each, so another run may differ."
+    return "No other library was timed."
+
+
+def _overview(runs: list[Run], compared: list[dict[Row, Comparison]]) -> Table:
+    """Return a table with a row for each run, kind and way to call fusedlstm."""
+    rows = []
+    for run, found in zip(runs, compared, strict=True):
+        groups: dict[tuple[str, str], list[Comparison]] = {}
+        for row, one in found.items():
+            device = f", {row.setting.device}" if run.on_gpu else ""
+            groups.setdefault((_KINDS.get(row.kind, row.kind.capitalize()) + device, row.peer), []).append(one)
+        for (kind, way), here in groups.items():
+            words, lowest = Counter(one.word for one in here), min(here, key=lambda one: one.ratio)
+            counts = [f"{words[word]}" if "" not in words else "" for word in (FASTER, TIE, SLOWER)]
+            middle = ratio(statistics.median(one.ratio for one in here))
+            label = run.label if len(runs) > 1 else ""
+            rows.append([kind, way, label, f"{len(here)}", *counts, middle, ratio(lowest.ratio), lowest.ours.group])
+    header = ["what", "how", "run", "rows", FASTER, TIE, SLOWER, "median ratio", "lowest ratio", "which is of"]
+    order = [*_KINDS.values()]
+    rows.sort(key=lambda row: order.index(row[0]) if row[0] in order else len(order))
+    return Table(header, rows).without_empty_columns()
 
 
 def _how_to_read(runs: list[Run]) -> Bullets:
-    spread = "p10 to p90" if all(row.deciles for run in runs for row in run.rows) else "quartiles, or p10 to p90"
-    return Bullets(
-        [
-            ("median", f"the median time of a call; beside it, and as whiskers, {spread}"),
-            (
-                "time / best peer",
-                "the time over the fastest other library's, for the same work on the same device; below 1 is faster",
-            ),
-            *_about_gpus_own(runs),
-            *_about_predictions(runs),
-            (
-                "of the limit",
-                "100 % is the shortest time that bytes, arithmetic, special functions and launches allow, at rates "
-                "calibrated in the same run. It is a model: a library with faster functions than those calibrated "
-                "may exceed it.",
-            ),
+    items = [
+        (
+            "median",
+            "the median time of a call, and the deciles or quartiles around it; of processes, if there are many",
+        ),
+        ("ratio", "the fastest other library's time over ours, for the same work; above 1, ours is faster"),
+    ]
+    if any(run.facts.get("rounds") for run in runs):
+        items += [
+            ("interval", "99 % for all rows of a run together, over rounds in which each library has its own process"),
+            ("verdict", "faster or slower if the interval excludes 1 and the ratio differs from 1 by 3 %, else a tie"),
         ]
+    if any(run.on_gpu for run in runs):
+        items += [
+            ("GPU's own", "between events on its stream, median and p10 to p90, without the host's time"),
+            ("until it returns", "the CPU's time, median and p10 to p90, of a call that queues work for a GPU"),
+            ("predicted us", "the GPU's microseconds, predicted by a model"),
+        ]
+    words = (
+        "the shortest time that bytes, arithmetic, special functions and launches allow, by a model with rates "
+        "calibrated in the same run; a library with faster functions than those calibrated may exceed 100 % of it"
     )
-
-
-def _about_gpus_own(runs: list[Run]) -> list[tuple[str, str]]:
-    rows, items = [row for run in runs for row in run.rows], []
-    if any(row.gpu_seconds for row in rows):
-        items += [("GPU's own", "between events on its stream, median and p10 to p90, without the host's time")]
-    if any(row.host_seconds for row in rows):
-        items += [("until it returns", "the CPU's time, median and p10 to p90, of a call that queues work for a GPU")]
-    return items
-
-
-def _about_predictions(runs: list[Run]) -> list[tuple[str, str]]:
-    if not any(_predicted(row) for run in runs for row in run.rows):
-        return []
-    return [("predicted us", "the GPU's microseconds, predicted by a model")]
+    return Bullets([*items, ("limit", words)])
 
 
 def _predicted(row: Row) -> float | None:
@@ -135,7 +162,7 @@ def _predicted(row: Row) -> float | None:
 
 
 def _facts(run: Run) -> Bullets:
-    """Return the facts of a run's machine, and the peers that did not run."""
+    """Return the facts of a run's machine."""
     facts = run.facts
     cores = f", {facts['cores']} cores" if facts.get("cores") else ""
     gpu = _gpu(facts.get("gpu")) if run.gpu else ""
@@ -145,6 +172,7 @@ def _facts(run: Run) -> Bullets:
         ("Machine", f"{facts.get('cpu') or 'unknown'}{cores}"),
         ("GPU", gpu),
         ("Threads", ", ".join(map(str, run.threads))),
+        ("Load average", _load(facts.get("load") or [])),
         ("BLAS", _plain(facts.get("blas"))),
         ("Versions", _plain(facts.get("versions"))),
         ("Date", run.date),
@@ -152,8 +180,12 @@ def _facts(run: Run) -> Bullets:
     ]
     items += [(name, _plain(value)) for name, value in facts.items() if name not in _TOLD_APART]
     items += [(f"Calibrated, {device}", _calibrated(one)) for device, one in run.constants.items()]
-    items += [("Not run", f"{peer}: {reason}") for peer, reason in run.missing.items()]
     return Bullets([(name, text) for name, text in items if text])
+
+
+def _load(load: list[float]) -> str:
+    """Return the load average of the minute before each process ended, which includes that process."""
+    return f"{min(load):g} to {max(load):g}, with the benchmark itself" if load else ""
 
 
 def _gpu(gpu: object) -> str:
@@ -180,77 +212,46 @@ def _calibrated(constants: Constants) -> str:
     return f"copy {copies}; matmul {products}; exp and tanh {special}" + (launches if constants.launch else "")
 
 
-def _of_kind(kind: str, rows: list[Row], pictures: list[Picture]) -> list[Block]:
-    """Return a kind's summary, its pictures, and a table of each group."""
-    groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (reading_order(row.group), row.median)):
-        groups.setdefault(row.group, []).append(row)
+def _of_kind(kind: str, rows: list[Row], pictures: list[Picture], compared: dict[Row, Comparison]) -> list[Block]:
+    """Return a kind's pictures, ours beside the fastest other library, and all times."""
+    rows = sorted(rows, key=lambda row: (reading_order(row.group), row.median))
+    ours = _table([row for row in rows if row in compared], compared)
     blocks: list[Block] = [Heading(3, _KINDS.get(kind, kind.capitalize()))]
-    verdict, table = _summary(groups)
-    blocks += [Paragraph(verdict)] if verdict else []
     blocks += [Pictures(pictures)] if pictures else []
-    blocks += [table] if table.rows else []
-    tables = [block for name, group in groups.items() for block in (Heading(4, name), _group(group))]
-    return [*blocks, Details(f"All times ({len(rows)})", tables)]
+    blocks += [ours] if ours.rows else []
+    return [*blocks, Details(f"All times ({len(rows)})", [_table(rows, {})])]
 
 
-def _summary(groups: dict[str, list[Row]]) -> tuple[str, Table]:
-    """Return a sentence and a table that compare ours with the best peer, with a row for each group and device."""
-    rows, factors = [], {}
-    devices = {row.setting.device for group in groups.values() for row in group}
-    for name, group in groups.items():
-        for device in sorted(devices):
-            on_device = [row for row in group if row.setting.device == device]
-            ours = [row for row in on_device if row.ours and not row.kernel and not row.part]
-            if not ours:
-                continue
-            case = name if len(devices) == 1 else f"{name}, {device}"
-            fastest = min(ours, key=lambda row: row.median)
-            rows.append(_summary_row(case, fastest, peer := best_peer(group, fastest)))
-            if peer:
-                factors[case] = fastest.median / peer.median
-    header = ["case", "ours", "time / best peer", "of the limit", "limit by", "best peer", "its time"]
-    return _verdict(factors), Table(header, rows).without_empty_columns()
-
-
-def _summary_row(case: str, ours: Row, peer: Row | None) -> list[str]:
-    return [
-        case,
-        quantity(ours.median, "s"),
-        ratio(ours.median / peer.median) if peer else "",
-        percent(ours.of_limit) if ours.of_limit else "",
-        ours.limit.bound if ours.limit else "",
-        peer.peer if peer else "",
-        quantity(peer.median, "s") if peer else "",
-    ]
-
-
-def _verdict(factors: dict[str, float]) -> str:
-    if not factors:
-        return ""
-    faster = sum(factor < 1 for factor in factors.values())
-    worst = max(factors, key=factors.__getitem__)
-    text = f"Ours is faster than the best peer in {faster or 'none'} of {len(factors)} cases that have one. "
-    return f"{text}At worst it takes {ratio(factors[worst])} times as long: {worst}."
-
-
-def _group(rows: list[Row]) -> Table:
-    """Return all rows of a group, the fastest first, with the limit of each device below."""
+def _table(rows: list[Row], compared: dict[Row, Comparison]) -> Table:
+    """Return a table with a line for each row, without empty columns."""
     several = len({row.setting.device for row in rows}) > 1
     spread = "p10 to p90" if all(row.deciles for row in rows) else "quartiles"
-    rates = ["steps a second", "rows a second"]
-    own = ["GPU's own", "predicted us", "until it returns"]
-    header = ["library", "median", spread, "time / best peer", "of the limit", *own, *rates, "version"]
-    times = Counter((row.peer, row.setting.device) for row in rows)
+    times = Counter((row.group, row.peer, row.setting.device) for row in rows)
     cells = []
     for row in rows:
-        name = row.peer + (f", {row.setting.device}" if several else "") + (" (a part of the work)" if row.part else "")
-        name += f" [{row.name}]" if times[row.peer, row.setting.device] > 1 else ""  # variants, told apart by tests
-        cells.append([name, *_cells(row, best_peer(rows, row))])
-    for device, row in {row.setting.device: row for row in rows if row.limit}.items():
-        name = f"limit, by {row.limit.bound}" + (f", {device}" if several else "")
-        cells.append([name, quantity(row.limit.seconds, "s"), "", "", "100 %", *[""] * 6])
-    return Table(header, cells, frozenset(i for i, row in enumerate(rows) if row.ours)).without_empty_columns()
+        name = row.peer + (" (a part of the work)" if row.part else "")
+        name += f" [{row.name}]" if times[row.group, row.peer, row.setting.device] > 1 else ""  # variants
+        one, limit = compared.get(row), None if row.part else row.limit
+        cells.append(
+            [
+                row.group + (f", {row.setting.device}" if several else ""),
+                name,
+                quantity(row.median, "s"),
+                f"{quantity(row.low, 's')} to {quantity(row.high, 's')}",
+                *([ratio(one.ratio), one.interval, one.word, one.peer.peer] if one else [""] * 4),
+                quantity(one.peer.median, "s") if one else "",
+                _with_spread(row.gpu_seconds),
+                f"{1e6 * predicted:.2f}" if (predicted := _predicted(row)) else "",
+                _with_spread(row.host_seconds),
+                percent(row.of_limit) if limit else "",
+                f"{quantity(limit.seconds, 's')}, {limit.bound}" if limit else "",
+            ]
+        )
+    header = ["case", "how", "median", spread, "ratio", "interval", "verdict", "fastest other", "its median"]
+    header += ["GPU's own", "predicted us", "until it returns", "of the limit", "limit"]
+    return Table(
+        header, cells, frozenset(i for i, row in enumerate(rows) if row.ours and not compared)
+    ).without_empty_columns()
 
 
 def _with_spread(times: tuple[float, float, float] | None) -> str:
@@ -258,18 +259,3 @@ def _with_spread(times: tuple[float, float, float] | None) -> str:
         return ""
     median, low, high = (quantity(seconds, "s") for seconds in times)
     return f"{median} ({low} to {high})"
-
-
-def _cells(row: Row, peer: Row | None) -> list[str]:
-    return [
-        quantity(row.median, "s"),
-        f"{quantity(row.low, 's')} to {quantity(row.high, 's')}",
-        ratio(row.median / peer.median) if peer and not row.part else "",
-        percent(row.of_limit) if row.of_limit and not row.part else "",
-        _with_spread(row.gpu_seconds),
-        f"{1e6 * predicted:.2f}" if (predicted := _predicted(row)) else "",
-        _with_spread(row.host_seconds),
-        quantity(row.steps_a_second) if row.steps_a_second else "",
-        quantity(row.rows_a_second) if row.rows_a_second else "",
-        row.version,
-    ]

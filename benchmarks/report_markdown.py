@@ -38,7 +38,8 @@ def _(block: Bullets) -> str:
 
 @_block.register
 def _(block: Table) -> str:
-    lines = [_row(block.header), "| --- |" + " ---: |" * (len(block.header) - 1)]
+    _, *columns = zip(block.header, *block.rows, strict=True)
+    lines = [_row(block.header), _row(["---", *("---:" if _figures(cells[1:]) else "---" for cells in columns)])]
     for index, row in enumerate(block.rows):
         strong = index in block.strong
         lines.append(_row([f"**{_text(cell)}**" if strong and cell else _text(cell) for cell in row]))
@@ -54,6 +55,11 @@ def _(block: Pictures) -> str:
 def _(block: Details) -> str:
     inner = "\n\n".join(_block(one) for one in block.blocks)
     return f"<details>\n<summary>{html.escape(block.summary)}</summary>\n\n{inner}\n\n</details>"
+
+
+def _figures(cells: tuple[str, ...]) -> bool:
+    """Whether a column has figures, to be aligned on the right."""
+    return all(re.match(r"[\d<]", cell) for cell in cells if cell)
 
 
 def _row(cells: list[str]) -> str:

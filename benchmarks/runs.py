@@ -11,6 +11,9 @@ peer_version and ours. Where they matter, it also has:
 - host_seconds: likewise, the time until a call that only queues work returns.
 - part: the row does only a part of the work, so nothing is compared with it.
 
+`python -m benchmarks compare` adds to "stats" the medians of all processes, as "processes": one for each round, or
+null if it failed.
+
 "machine_info" has "facts" about the machine. Among them are "missing", the peers that could not run and why, and
 "limits", the calibrated constants by device.
 """
@@ -97,6 +100,7 @@ class Row:
     limit: Limit | None
     work: Work | None
     threads: int | None
+    processes: tuple[float | None, ...] = ()  # each process's median, if libraries ran in processes of their own
     gpu_seconds: tuple[float, float, float] | None = None  # the GPU's own time: median, p10, p90
     host_seconds: tuple[float, float, float] | None = None  # until the call returns, without waiting for the GPU
 
@@ -109,16 +113,6 @@ class Row:
     def of_limit(self) -> float | None:
         """The limit divided by the time. 1 is as fast as possible."""
         return None if self.limit is None else self.limit.seconds / self.median
-
-    @property
-    def steps_a_second(self) -> float | None:
-        """Steps of the whole batch in a second."""
-        return None if self.sizes is None else self.sizes.T / self.median
-
-    @property
-    def rows_a_second(self) -> float | None:
-        """Steps of single rows in a second."""
-        return None if self.sizes is None or self.B is None else self.sizes.T * self.B / self.median
 
 
 @dataclass
@@ -244,7 +238,7 @@ def _row(entry: dict, constants: dict[str, Constants]) -> Row:
         kind=info.get("kind") or "other",
         group=entry.get("group") or entry["name"],
         name=entry["name"],
-        peer=info.get("peer") or entry["name"],
+        peer=info.get("peer") or _readable(entry["name"], info),
         version=str(info.get("peer_version") or ""),
         ours=bool(info.get("ours")),
         part=bool(info.get("part")),
@@ -258,9 +252,16 @@ def _row(entry: dict, constants: dict[str, Constants]) -> Row:
         limit=limit(work, device) if work and device else None,
         work=work,
         threads=info.get("threads"),
+        processes=tuple(value and _seconds(value, entry["name"]) for value in stats.get("processes") or ()),
         gpu_seconds=_seconds_of("gpu_seconds", info, entry["name"]),
         host_seconds=_seconds_of("host_seconds", info, entry["name"]),
     )
+
+
+def _readable(test: str, info: dict) -> str:
+    """Return a test's name as words, for rows that name no peer."""
+    words = " ".join(re.findall(r"[\w.+=-]+", test.removeprefix("test_").replace("_", " ")))
+    return f"fusedlstm, {words}" if info.get("ours") else words
 
 
 def _seconds_of(what: str, info: dict, name: str) -> tuple[float, float, float] | None:
@@ -333,13 +334,3 @@ def _label(runs: list[Run]) -> None:
 def slug(text: str) -> str:
     """Return a text as part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:60].strip("-")
-
-
-def best_peer(rows: list[Row], row: Row) -> Row | None:
-    """Return the fastest of the other libraries that did the same work as this row on the same device."""
-    peers = [one for one in rows if _comparable(one, row) and not one.ours and not one.part]
-    return min(peers, key=lambda one: one.median, default=None)
-
-
-def _comparable(a: Row, b: Row) -> bool:
-    return (a.kind, a.group, a.setting[:3]) == (b.kind, b.group, b.setting[:3])

@@ -59,9 +59,9 @@ print(seconds)
 """
 
 
-def about(benchmark, what, device, **more):
+def about(benchmark, what, device, peer="fusedlstm", **more):
     benchmark.group = f"once in a process: {what}"
-    benchmark.extra_info.update(kind="once", case=what, device=device, **more)
+    benchmark.extra_info.update(peer=peer, kind="once", case=what, device=device, **more)
 
 
 @by_its_own_clock
@@ -94,7 +94,7 @@ def test_first_call_numpy(benchmark, rounds):
 @by_its_own_clock
 @pytest.mark.parametrize("cache", ["cold", "warm"])
 def test_first_call_cuda(benchmark, rounds, cache, tmp_path, request):
-    about(benchmark, "first call", "cuda", cache=cache, ours=True)
+    about(benchmark, f"first call, {cache} cache of kernels", "cuda", ours=True)
     if "cuda" not in devices(request.config.getoption("device")):
         benchmark.skipped = True
         pytest.skip("no GPU is timed")

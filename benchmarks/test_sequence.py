@@ -12,7 +12,7 @@ from benchmarks.side_by_side import Entry, about, gpu_and_host_seconds, measure,
 from benchmarks.x_part import XPart
 from fusedlstm import LSTM, LSTMState
 
-OPTIONS = ("none", "lengths", "is_first")
+OPTIONS = {"none": "neither", "lengths": "lengths", "is_first": "is_first"}
 SIZES = [(100, 32, 128), (100, 256, 128)]
 
 
@@ -58,7 +58,18 @@ def test_options(benchmark, size, device, option, threads):
     T, B, N = size
     case = sequence("options of a sequence", T, B, N, N)
     benchmark.group = f"{case.title}: lengths and resets"
-    benchmark.extra_info.update(kind="option", case=option, T=T, B=B, I=N, N=N, threads=threads, device=device)
+    benchmark.extra_info.update(
+        peer=f"fusedlstm, {OPTIONS[option]}",
+        ours=True,
+        kind="option",
+        case=option,
+        T=T,
+        B=B,
+        I=N,
+        N=N,
+        threads=threads,
+        device=device,
+    )
     rng = np.random.default_rng(2)
     options = {"none": None, "lengths": rng.integers(T // 2, T + 1, B), "is_first": rng.random((T, B)) < 0.03}
     options = {} if option == "none" else {option: options[option]}

@@ -179,12 +179,26 @@ def test_results_are_kept(tmp_path):
     assert text.startswith(f"before\n{keep.BEGIN}\n\n**A CPU, 8 cores** (")
     assert text.endswith(f"{keep.END}\nafter\n")
     assert "(benchmarks/results/a-cpu-8-cores/report.md)" in text
-    assert "| float32, 1 thread | B = 1 | B = 32 | B = 256 |" in text
-    assert "| 1 step, N = I = 256 | 230 µs, 0.45 of torch | 7.37 ms, 0.45 of torch |" in text
-    assert text.count("| 100 steps, N = I = 128 |") == 1  # for one thread only
+    assert "| float32, 1 thread | how | B = 1 | B = 32 | B = 256 |" in text
+    assert "| 1 step, N = I = 256 | fusedlstm | 256 µs, 2.00 (torch) | 8.19 ms, 2.00 (torch) |" in text
+    assert "| 1 step, N = I = 256 | fusedlstm out= | 230 µs, 2.22 (torch) | 7.37 ms, 2.22 (torch) |" in text
+    assert text.count("| 100 steps, N = I = 128 | fusedlstm |") == 1  # for one thread only
     assert "2 threads" not in text
-    assert "2030-01-02, commit cccccccccc, fusedlstm 1.2:" in text
+    assert "2030-01-02, commit cccccccccc, fusedlstm 1.2, one process, so no verdicts:" in text
     assert keep.with_tables(text, results) == text
+
+
+def test_kept_processes_have_verdicts(tmp_path, monkeypatch):
+    """README.md says how many processes there were, and the verdict of each cell."""
+    monkeypatch.setattr(report, "_draw", lambda runs: None)
+    content = result(rounds=8)
+    for entry in content["benchmarks"]:
+        entry["stats"]["processes"] = [entry["stats"]["median"]] * 8
+    readme, (path,) = with_results(tmp_path, [content])
+    written, _ = keep.keep([path], tmp_path / "results", readme)
+    assert len(runs.load(written).rows[0].processes) == 8
+    assert "fusedlstm 1.2, 8 processes a library:" in readme.read_text()
+    assert "| 1 step, N = I = 256 | fusedlstm | 256 µs, 2.00 (torch), faster |" in readme.read_text()
 
 
 def test_tables_show_default_kernels(tmp_path, monkeypatch):
@@ -204,7 +218,7 @@ def test_tables_show_default_kernels(tmp_path, monkeypatch):
         keep.keep(paths, tmp_path / str(number) / "results", readme)
         texts.append(readme.read_text())
     assert texts[0] == texts[1]
-    assert "0.45 of torch" in texts[0]
+    assert "2.22 (torch)" in texts[0]
 
 
 def test_newer_result_replaces_older(tmp_path, monkeypatch):
@@ -249,8 +263,8 @@ def test_quick_run_without_git_is_kept(tmp_path, monkeypatch):
     ]
     readme, (path,) = with_results(tmp_path, [content])
     keep.keep([path], tmp_path / "results", readme)
-    assert "| 1 step, N = I = 256 |  | 7.37 ms, 0.45 of torch |" in readme.read_text()
-    assert "commit cccccccccc, fusedlstm 1.2:" in readme.read_text()
+    assert "| 1 step, N = I = 256 | fusedlstm out= |  | 7.37 ms, 2.22 (torch) |" in readme.read_text()
+    assert "commit cccccccccc, fusedlstm 1.2, one process" in readme.read_text()
 
 
 def test_readme_has_the_kept_figures():
