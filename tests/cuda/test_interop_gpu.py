@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import types
 import weakref
 
@@ -14,6 +15,7 @@ from fusedlstm.arrays.exchange import Exchange
 from fusedlstm.backends.select import backend_of
 
 from driver import observe
+from support import moments
 from support.backends import BACKENDS
 from support.foreign import B, Case, I, N, bits
 from support.gpu_libraries import pretended_torch
@@ -265,22 +267,39 @@ def test_kept_arrays_are_released_in_order(monkeypatch):
     ours._unfinished.clear()
 
 
-def test_arrays_are_freed_outside_of_the_lock():
-    """Freeing an array may enter this code again."""
+def test_freeing_an_array_may_enter_again():
     from fusedlstm.backends.cuda.runtime import streams as ours
 
     class Reentrant:
         def __del__(self):
-            free.append(ours._lock.acquire(blocking=False))
-            if free[-1]:
-                ours._lock.release()
+            ours._release_finished()
+            freed.append(len(ours._unfinished))
 
-    free = []
+    freed = []
     ours._unfinished.clear()
-    ours._keep_until(cupy.cuda.Event(), [Reentrant()])
+    for _ in range(3):
+        ours._keep_until(cupy.cuda.Event(), [Reentrant()])
     ours._release_finished()
-    gc.collect()
-    assert free == [True]
+    assert freed == [0, 0, 0]
+
+
+def test_interrupts_dont_stop_releases(monkeypatch):
+    """Whenever a release is interrupted, the next one frees what is done, and only that."""
+    from fusedlstm.backends.cuda.runtime import streams as ours
+
+    events = [cupy.cuda.Event() for _ in range(4)]
+    monkeypatch.setattr(cupy.cuda.runtime, "eventQuery", lambda event: 600 if event == events[2].ptr else 0)
+    for moment in itertools.count(1):
+        ours._unfinished.clear()
+        for event in events:
+            ours._keep_until(event, [np.zeros(1)])
+        outcome = moments.interrupted(ours._release_finished, moment)
+        ours._release_finished()
+        assert [event for event, _ in ours._unfinished] == events[2:]
+        if outcome is None:
+            break
+    ours._unfinished.clear()
+    assert moment > 3
 
 
 @pytest.mark.parametrize("argument", ["x", "h", "first", "out"])

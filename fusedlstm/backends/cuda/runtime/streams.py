@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -231,24 +230,22 @@ def keep_deferred() -> None:
             turns.keep_until_done(*held)
 
 
-# Arrays of queued work, oldest first. The next call frees them up to the first whose work isn't done.
-_lock = threading.Lock()
+# Arrays of queued work, oldest first. The next call frees them up to the first whose work isn't done. There is no lock:
+# a finalizer or a signal handler may run in the middle of these functions and call them again, or interrupt them.
 _unfinished: deque[tuple[Any, list[Any]]] = deque()
 
 
 def _keep_until(event: Any, arrays: list[Any]) -> None:
-    _unfinished.append((event, arrays))  # without the lock: a finalizer may run while this thread holds it
+    _unfinished.append((event, arrays))
 
 
 def _release_finished() -> None:
-    finished = []  # freed after the lock is released, as freeing may run any code
-    if not _unfinished or not _lock.acquire(blocking=False):  # else another call does it, perhaps in this thread
-        return
-    try:
-        while _unfinished and _is_over(_unfinished[0][0]):
-            finished.append(_unfinished.popleft())
-    finally:
-        _lock.release()
+    with contextlib.suppress(IndexError, ValueError):  # another call has taken it
+        while _unfinished:
+            first = _unfinished[0]
+            if not _is_over(first[0]):
+                return
+            _unfinished.remove(first)
 
 
 def _is_over(event: Any) -> bool:
