@@ -35,15 +35,25 @@ _LOOK = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0
 
 
 @contextlib.contextmanager
-def naming(path: str) -> Iterator[None]:
-    """Make an OSError raised in this context name `path`, unless it names another file of the user."""
+def _naming(path: str, passed: list[OSError]) -> Iterator[None]:
+    """Make an OSError raised in this context name `path`, unless `passed` holds it."""
     try:
         yield
     except OSError as error:
-        of = error.filename
-        if isinstance(of, str) and of != os.path.realpath(path) and not of.endswith(_SUFFIX):
+        if any(error is other for other in passed):
             raise
         raise named(error, path) from error
+
+
+@contextlib.contextmanager
+def _passing(passed: list[OSError], target: str) -> Iterator[None]:
+    """Note an OSError raised in this context that names a file other than `target` and temporary files."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error.filename, str) and error.filename != target and not error.filename.endswith(_SUFFIX):
+            passed.append(error)
+        raise
 
 
 def named(error: OSError, path: str) -> OSError:
@@ -75,9 +85,10 @@ def replacing(path: AnyPath) -> Iterator[BinaryIO]:
         TypeError: `path` is not a path.
     """
     name = check_path("path", path)
-    with naming(name):
+    passed: list[OSError] = []
+    with _naming(name, passed):
         if not _is_replaceable(name):
-            with open(name, "wb") as special:
+            with open(name, "wb") as special, _passing(passed, name):
                 yield special
             return
         target = os.path.realpath(name)
@@ -85,7 +96,7 @@ def replacing(path: AnyPath) -> Iterator[BinaryIO]:
         folder, base = os.path.split(target)
         stem = _stem(base)
         _remove_abandoned(folder, stem)
-        with _renamed_at_end(folder, stem, target) as file:
+        with _renamed_at_end(folder, stem, target) as file, _passing(passed, target):
             yield file
         _sync_folder(folder)
 

@@ -32,7 +32,7 @@ def _choice(size: Size, capability: int) -> str:
     if size.T == 1:
         return kernel_choice.choose(size.B, size.N, size.N, None, *about)
     sizes = size.N, size.N, size.N
-    return sequence_choice.choose(size.B, sizes, *about, projects=False, forced=None, can_plan=True)
+    return sequence_choice.choose(size.T, size.B, sizes, *about, projects=False, forced=None, can_plan=True)
 
 
 def _median(figure: dict[str, Any]) -> float | None:

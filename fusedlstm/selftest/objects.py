@@ -137,6 +137,7 @@ def _sequence(case: _Case) -> Comparison:
     wanted, pairs = reference.sequence(case.weights, xs, _pairs(states), lengths, is_first, reset_pairs)
     found.add(outputs, wanted)
     found.add_states(finals, pairs)
+    _every_state(case, found, xs, states, options, outputs_and_finals=(wanted, pairs))
     flags = {} if is_first is None else {"is_first": is_first}
     about = {"lengths": True, "is_first": bool(flags), "reset_to": options["reset_to"] if flags else None}
     sequencer = case.owner.sequencer(_STEPS, case.B, masked_outputs="last", **about)
@@ -153,11 +154,30 @@ def _whole_sequence(case: _Case, found: Comparison, xs: NumpyArray, states: Sequ
     wanted, pairs = reference.sequence(case.weights, xs, _pairs(states), np.full(case.B, _STEPS), None, None)
     found.add(outputs, wanted)
     found.add_states(finals, pairs)
+    _every_state(case, found, xs, states, {}, outputs_and_finals=(wanted, pairs))
     if case.weights.is_causal:
         output, finals = case.owner.step(case.owner.asarray(xs[0]), case.given(states))
         wanted, pairs = reference.step(case.weights, xs[0], _pairs(states), None, None)
         found.add(output, wanted)
         found.add_states(finals, pairs)
+
+
+def _every_state(
+    case: _Case,
+    found: Comparison,
+    xs: NumpyArray,
+    states: Sequence[LSTMState],
+    options: dict[str, Any],
+    *,
+    outputs_and_finals: tuple[NumpyArray, list[Pair]],
+) -> None:
+    """Run a sequence that returns the state after every step, too. The one after the last step is the final state."""
+    wanted, pairs = outputs_and_finals
+    outputs, finals, cells = case.owner(case.owner.asarray(xs), case.given(states), **options, cells=True)
+    found.add(outputs, wanted)
+    found.add_states(finals, pairs)
+    lasts = [0 if backward else -1 for backward in case.weights.backward]
+    found.add_states([LSTMState(h=each.h[t], c=each.c[t]) for each, t in zip(cells, lasts, strict=True)], pairs)
 
 
 def _repeated(outputs: NumpyArray, lengths: NumpyArray, P: int) -> NumpyArray:

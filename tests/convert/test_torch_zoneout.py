@@ -207,7 +207,7 @@ def test_names_of_a_decoder_are_warned_of(caplog):
     convert.from_torch({"cell.weight_ih": np.ones((4, 1)), "cell.weight_hh": np.ones((4, 1))})
     assert not caplog.records
     convert.from_torch(state_dict, prefix="lstm.0.cell")
-    assert "lstm.0.cell. may be in a ZoneOutCell, which names don't show: pass its rate as zoneout=" in caplog.text
+    assert "lstm.0.cell. may be in a ZoneOutCell, which names don't show: pass its rate, zoneout=" in caplog.text
 
 
 # Modules named ZoneOutCell with other formulas.

@@ -427,7 +427,7 @@ def test_a_crowded_machine_is_named(scripted, monkeypatch):
         (
             {"owner": LSTM(StackedWeights.random(I, N, 1, bidirectional=True, seed=0), backend="numpy")},
             ValueError,
-            "owner: wanted a cell, or a unidirectional LSTM",
+            "owner: wanted a cell, or an LSTM whose layers are all forward",
         ),
         ({"batch": 0}, ValueError, "batch: wanted at least 1; got 0"),
         ({"batch": 1.0}, TypeError, "batch: wanted an int"),

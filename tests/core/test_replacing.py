@@ -155,7 +155,7 @@ def test_errors_while_saving_name_the_path(name, step, tmp_path, monkeypatch):
 
     class Full(io.FileIO):
         def write(self, content):
-            fail()
+            raise OSError(number, os.strerror(number))  # the system names no file here
 
     if call in ("open", "write"):
         monkeypatch.setattr(atomic_write, "open", fail if call == "open" else Full, raising=False)

@@ -111,7 +111,7 @@ def test_to_numpy_of_numpy_copies_nothing():
 def test_packed_state_of_wrong_width_raises(backend):
     """A packed state that is two columns too wide gives an h of the wrong width, which raises."""
     cell = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend=backend)
-    state = unpack_state(cell.asarray(np.zeros((2, 10))), 4, order="ch")
+    state = unpack_state(cell.asarray(np.zeros((2, 10))), 4, order="ch", proj_size=6)
     with pytest.raises(ValueError, match=r"state\.h: wanted shape \(B, P\) = \(2, 4\); got shape \(2, 6\)"):
         cell(inputs(cell)[0], state)
 

@@ -384,8 +384,17 @@ CASES = {
     "complex numbers": Case(
         lambda: cell()(x("F"), state()), lambda: cell()(np.ascontiguousarray(x("F").real), state())
     ),
+    "a packed state of layers": Case(
+        lambda: unpack_state(np.zeros((B, 4 * N)), N, order="ch"),
+        lambda: unpack_state(np.zeros((B, 4 * N)), [N, N], order="ch"),
+    ),
+    "a packed state that is too wide": Case(
+        lambda: unpack_state(np.zeros((B, 2 * N + 1)), N, order="ch"),
+        lambda: unpack_state(np.zeros((B, 2 * N + 1)), N, order="ch", proj_size=N + 1),
+    ),
     "state as x": Case(
-        lambda: cell()(state(), state()), lambda: LSTMCell(LSTMWeights.random(N, N, seed=0))(state().h, state())
+        lambda: cell()(state(), state()),
+        lambda: LSTMCell(LSTMWeights.random(N, N, seed=0), backend="numpy")(state().h, state()),
     ),
     "a float mask": Case(
         lambda: cell()(x(), state(), is_first=np.zeros(B, "f")),
@@ -640,11 +649,6 @@ CASES = {
         lambda: convert.from_torch(script_file(frozen=True)),
         lambda: convert.from_torch(script_file(frozen=False)),
         "torch",
-    ),
-    "reversed ONNX": Case(
-        lambda: convert.from_onnx(plain_onnx(direction="reverse")),
-        lambda: LSTM(convert.from_onnx(plain_onnx(direction="reverse")), backend="numpy")(xs(), reverse=True),
-        "onnx",
     ),
     "ONNX with the batch first": Case(
         lambda: convert.from_onnx(plain_onnx(layout=1)),

@@ -124,7 +124,7 @@ class OfX(x_part.XPart):
         *(
             pytest.param(("cuda", kernel, dtype, B, T), marks=needs_cuda)
             for kernel, dtype in (("matmul", "float32"), ("scan", "bfloat16"))
-            for B, T in ((1, 5), (9, 5))
+            for B, T in ((1, 8), (9, 8))
         ),
     ],
 )
@@ -135,7 +135,7 @@ def test_x_part_is_right(about, monkeypatch):
     if device == "cuda":
         from fusedlstm.backends.cuda import static_sequence
 
-        monkeypatch.setattr(static_sequence, "_MOST_GATES", 2 * B * 64 * 4)  # two steps at once
+        monkeypatch.setattr(static_sequence, "_MOST_GATES", 4 * B * 64 * 4)  # four steps at once
     run = x_part.XPart(kernel).prepare(case, device, 1)
     part = x_part.XPart(kernel)
     for _ in range(2):
