@@ -27,6 +27,9 @@ cores._complaint_once = lambda count: None
 # A shell's background jobs ignore interrupts, and the processes that tests start would, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# The same with hang-ups under nohup. Child processes don't inherit a handler, but the default.
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # Tests have no deadline. In CI, Hypothesis always draws the same examples.
 settings.register_profile("untimed", deadline=None, derandomize=bool(os.environ.get("CI")))

@@ -90,11 +90,9 @@ def cells_in(source: Any) -> list[str]:
     if isinstance(source, Mapping):
         scopes = [name.removesuffix("weight_ih") for name in source if f".{name}".endswith(".weight_ih")]
         return sorted(scope.removesuffix(".") for scope in scopes if f"{scope}bias_n" not in source)
-    equinox = sys.modules.get("equinox")
-    if equinox is None:
+    equinox, jax = sys.modules.get("equinox"), sys.modules.get("jax")  # an Equinox module has imported both
+    if equinox is None or jax is None:
         return []
-    import jax
-
     leaves, _ = jax.tree_util.tree_flatten_with_path(source, is_leaf=lambda one: isinstance(one, equinox.nn.LSTMCell))
     paths = [path for path, leaf in leaves if isinstance(leaf, equinox.nn.LSTMCell)]
     return [".".join(str(getattr(key, "name", getattr(key, "idx", key))) for key in path) for path in paths]

@@ -496,7 +496,9 @@ CASES = {
         "torch",
     ),
     "a cell with layers": Case(
-        lambda: convert.to_torch(weights(proj_size=2)), lambda: convert.to_torch(StackedWeights([weights(proj_size=2)]))
+        lambda: convert.to_torch(weights(proj_size=2)),
+        lambda: convert.to_torch(StackedWeights([weights(proj_size=2)])),
+        "torch",
     ),
     # ---- importers: TensorFlow 1, Keras ----
     "weights and biases": Case(lambda: old_tf1("weights", "biases"), lambda: convert.from_tf1(tf1())),
