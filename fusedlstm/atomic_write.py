@@ -71,7 +71,7 @@ def replace(path: AnyPath, content: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: AnyPath) -> Iterator[BinaryIO]:
-    """Give a file to write to, which replaces the one at `path` when the context ends. A crash leaves the old file.
+    """Yield a file that replaces the one at `path` when the context ends. A crash leaves the old file.
 
     If the context raises, the old file stays, and the new one is removed.
 

@@ -262,7 +262,7 @@ def test_kept_arrays_are_released_in_order(monkeypatch):
 
     monkeypatch.setattr(cupy.cuda.runtime, "eventQuery", query)
     ours._release_finished()
-    assert [event for event, _ in ours._unfinished] == events[3:]
+    assert [kept.event for kept in ours._unfinished] == events[3:]
     assert asked == [event.ptr for event in events[:4]]
     ours._unfinished.clear()
 
@@ -296,7 +296,7 @@ def test_interrupts_dont_stop_releases(monkeypatch):
             ours._keep_until(event, [np.zeros(1)])
         outcome = moments.interrupted(ours._release_finished, moment)
         ours._release_finished()
-        assert [event for event, _ in ours._unfinished] == events[2:]
+        assert [kept.event for kept in ours._unfinished] == events[2:]
         if outcome is None:
             break
     ours._unfinished.clear()

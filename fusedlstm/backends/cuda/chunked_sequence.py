@@ -42,9 +42,9 @@ def most_steps(engines: Sequence[CudaCell], form: Form) -> int:
 
 
 def kernels_of(engines: Sequence[CudaCell], steps: int, B: int, *, scans: bool = True) -> tuple[str, ...]:
-    """Return the kernel of each layer in graphs of at most so many steps of B rows.
+    """Return the kernel of each layer in graphs of at most `steps` steps of B rows.
 
-    `sequence_choice` chooses it, and explains `scans`.
+    See `fusedlstm.backends.sequence_choice.choose`, also for `scans`.
 
     Raises:
         BackendUnavailableError: a step needs matmul, which can't be planned here.

@@ -1,8 +1,8 @@
 """Divide the layers of a stack into parts that each read in one direction.
 
 Consecutive layers of one direction are one part: a step passes through all of them before the next. Where the direction
-changes, the layers above need every step of the layers below. So they are another group, which starts when the one
-below is done. A layer with both directions is a group of two parts, which write their outputs side by side.
+changes, the layers above need every step of the layers below. So they form a new group, which starts after the group
+below. A layer with both directions is a group of two parts, which write their outputs side by side.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class _Uses:
             yield from layer.step(kernel, B, staged, odd=not contiguous, odd_m=not contiguous)
 
     def _sequence(self, layer: _Layer) -> Iterator[Kernel]:
-        """Yield the kernels of whole sequences, with and without flags, also of those that return every state."""
+        """Yield the kernels of whole sequences, with and without flags, including those that return every state."""
         yield sequence_kernels.flags_kernel()
         for B, scans in itertools.product(self._batches, _EITHER):
             kernel = sequence_choice.choose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cupy
@@ -230,20 +231,28 @@ def keep_deferred() -> None:
             turns.keep_until_done(*held)
 
 
-# Arrays of queued work, oldest first. The next call frees them up to the first whose work isn't done. There is no lock:
+@dataclass(eq=False, slots=True)
+class _Kept:
+    """Memory of queued work, and the event after it."""
+
+    event: Any
+    held: list[Any]
+
+
+# Memory of queued work, oldest first. The next call frees them up to the first whose work isn't done. There is no lock:
 # a finalizer or a signal handler may run in the middle of these functions and call them again, or interrupt them.
-_unfinished: deque[tuple[Any, list[Any]]] = deque()
+_unfinished: deque[_Kept] = deque()
 
 
-def _keep_until(event: Any, arrays: list[Any]) -> None:
-    _unfinished.append((event, arrays))
+def _keep_until(event: Any, held: list[Any]) -> None:
+    _unfinished.append(_Kept(event, held))
 
 
 def _release_finished() -> None:
-    with contextlib.suppress(IndexError, ValueError):  # another call has taken it
+    with contextlib.suppress(IndexError, ValueError):  # another call removed it first
         while _unfinished:
             first = _unfinished[0]
-            if not _is_over(first[0]):
+            if not _is_over(first.event):
                 return
             _unfinished.remove(first)
 
