@@ -92,7 +92,7 @@ DRY_SIZES = [
     Size(*_TF32, 9, 16),
     Size(*_FLOAT16, 100, 16),
 ]
-DRY_SEQUENCES = [size._replace(B=9, T=3) for size in DRY_SIZES]
+DRY_SEQUENCES = [size._replace(B=9, T=4) for size in DRY_SIZES]
 
 
 def sizes(*, dry: bool, sequences: bool) -> list[Size]:
