@@ -94,7 +94,7 @@ def _find(description: Any, length: int, name: bytes, out: Any) -> int:
 def _redirect(library: ctypes.CDLL) -> None:
     """Overwrite each function of CUDA's runtime in CuPy's module with a jump to the fake driver's."""
     module = importlib.import_module("cupy_backends.cuda.api.runtime")
-    base, redirected = _loaded_at(Path(str(module.__file__))), 0
+    base, redirected = _loaded_at(Path(str(module.__file__)).resolve()), 0  # a virtual environment may be a link
     for symbol in symbols.functions(build.runtime_module()):
         if symbol.name.startswith("cuda") and not symbol.name.startswith("cudart"):
             target = ctypes.cast(getattr(library, symbol.name), ctypes.c_void_p).value
