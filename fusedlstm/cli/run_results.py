@@ -6,13 +6,13 @@ import contextlib
 import os
 import shutil
 import sys
-import tempfile
 import zipfile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from fusedlstm.atomic_write import replacing
+from fusedlstm.temporary_files import temporary_file
 from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _npz(file: BinaryIO, folder: str | None, forms: Mapping[str, Form]) -> Itera
         sinks: dict[str, IO[bytes]] = {}
         for name, form in forms.items():
             if sinks:
-                sinks[name] = others.enter_context(tempfile.TemporaryFile(dir=folder))
+                sinks[name] = others.enter_context(temporary_file(folder))
             else:
                 sinks[name] = of_first.enter_context(_member(archive, name))
             _write_header(sinks[name], form)

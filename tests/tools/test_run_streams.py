@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from types import SimpleNamespace
 
@@ -295,6 +296,26 @@ def test_redirected_inputs_are_not_overwritten(folder):
         _, complained = process.communicate(timeout=300)
     assert b"--out: wanted a file other than INPUTS, which would be lost" in complained
     assert (folder / "x.npy").read_bytes() == before
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is missing")
+@pytest.mark.parametrize(
+    ("kind", "inputs", "out"), [("both ways", "x.npy", "o.npz"), ("cell", "x.npy", "o.npz"), ("both ways", "-", "-")]
+)
+def test_full_folder_of_temporary_files_is_named(kind, inputs, out, folder, monkeypatch, capsys):
+    """Neither the inputs nor the results get the blame."""
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "r+b", buffering=0))
+    content = saved(np.zeros((2000, B, I)))
+    if inputs == "-":
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Pipe(content)))
+    (folder / "x.npy").write_bytes(content)
+    (folder / "o.npz").write_bytes(b"older")
+    paths = [inputs if inputs == "-" else str(folder / inputs), "--out", out if out == "-" else str(folder / out)]
+    assert command_line.main(["run", str(folder / kind), *paths, "--backend", "numpy"]) == 1
+    there = tempfile.gettempdir() if out == "-" else os.path.realpath(folder)
+    wanted = f"fusedlstm: [Errno 28] No space left on device: 'a temporary file in {there}'\n"
+    assert capsys.readouterr().err == wanted
+    assert (folder / "o.npz").read_bytes() == b"older"
 
 
 @ON_POSIX
