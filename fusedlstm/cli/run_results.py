@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from fusedlstm.atomic_write import replacing
+from fusedlstm.atomic_write import is_replaceable, replacing
 from fusedlstm.temporary_files import temporary_file
 from fusedlstm.validation.arguments import fail
 
@@ -53,8 +53,11 @@ def results(out: str, forms: Mapping[str, Form]) -> Iterator[tuple[Write, Write]
 
 
 def folder_of(out: str) -> str | None:
-    """Return the folder for temporary files of a run; None for the system's folder."""
-    return None if out == STANDARD else os.path.dirname(os.path.realpath(out))
+    """Return the folder for temporary files of a run: that of a file to replace. None for the system's folder."""
+    # A device's folder takes no files, nor does that of a shell's pipe.
+    if out == STANDARD or not is_replaceable(out):
+        return None
+    return os.path.dirname(os.path.realpath(out))
 
 
 @contextlib.contextmanager

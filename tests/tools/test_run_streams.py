@@ -30,6 +30,7 @@ KINDS = {
     "half": StackedWeights.random(I, N, 2, seed=0, bidirectional=True, dtype="bfloat16"),
 }
 ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes and signals")
+WITH_LINKS = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs pipes as links, as in Linux")
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
@@ -46,11 +47,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, *arguments, kind="cell", inputs="x.npy", out="out.npz", status=0):
+def run(folder, *arguments, kind="cell", inputs="x.npy", out="out.npz", status=0, loads=True):
     paths = [str(folder / kind), inputs if inputs == "-" else str(folder / inputs)]
     command = ["run", *paths, "--out", str(folder / out), "--backend", "numpy", *map(str, arguments)]
     assert command_line.main(command) == status
-    return None if status else load(folder / out)
+    return None if status or not loads else load(folder / out)
 
 
 def load(path):
@@ -253,6 +254,29 @@ def test_redirected_files_and_fifos_are_inputs(folder):
     assert_same(load(folder / "b.npz"), wanted)
 
 
+@WITH_LINKS
+@pytest.mark.parametrize("kind", ["cell", "both ways"])
+def test_pipes_of_a_shell_hold_archives(kind, folder, capsys):
+    """Such a path, /dev/fd/N, is in a folder that takes no temporary files."""
+    wanted = run(folder, kind=kind)
+    capsys.readouterr()
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file, open(writing, "wb") as pipe:
+        run(folder, kind=kind, out=f"/dev/fd/{pipe.fileno()}", loads=False)
+        pipe.close()
+        assert_same(dict(np.load(io.BytesIO(file.read()))), wanted)
+
+
+@WITH_LINKS
+def test_a_shells_pipe_needs_an_out(folder, capsys):
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file, open(writing, "wb"):
+        paths = [str(folder / "cell"), f"/dev/fd/{file.fileno()}"]
+        assert command_line.main(["run", *paths, "--backend", "numpy"]) == 1
+    wanted = "--out: wanted a path, or - for standard output, if INPUTS is standard input or a shell's pipe; got none"
+    assert wanted in capsys.readouterr().err
+
+
 def fails(folder, monkeypatch, capsys, content, *arguments, kind="cell"):
     """Run with these bytes on standard input, and return the line on standard error."""
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Pipe(content)))
@@ -281,7 +305,11 @@ def test_streams_that_claim_too_much_fail(shape, by_columns, kind, folder, monke
         (b"", ("--out", "-"), "standard input is not a .npy file of numbers, or is damaged"),
         (b"text, no array", ("--out", "-"), "standard input is not a .npy file of numbers, or is damaged"),
         (claim((2, 3, 5)), ("--out", "-"), "standard input: wanted shape (T, B, I) with I = 2; got shape (2, 3, 5)"),
-        (b"", (), "--out: wanted a path, or - for standard output, if INPUTS is standard input; got none"),
+        (
+            b"",
+            (),
+            "--out: wanted a path, or - for standard output, if INPUTS is standard input or a shell's pipe; got none",
+        ),
     ],
 )
 def test_bad_streams_fail(content, arguments, message, folder, monkeypatch, capsys):
@@ -304,7 +332,7 @@ def test_redirected_inputs_are_not_overwritten(folder):
 )
 def test_full_folder_of_temporary_files_is_named(kind, inputs, out, folder, monkeypatch, capsys):
     """Neither the inputs nor the results get the blame."""
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "r+b", buffering=0))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115
     content = saved(np.zeros((2000, B, I)))
     if inputs == "-":
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Pipe(content)))
