@@ -70,7 +70,7 @@ def run_files(
     Raises:
         OSError, TypeError, ValueError: a file can't be read or written, or doesn't hold what was wanted.
     """
-    out = out_path or _default_out(inputs_path)
+    out = _default_out(inputs_path) if out_path is None else out_path
     if out != STANDARD:
         source = "/dev/stdin" if inputs_path == STANDARD else inputs_path  # a shell may redirect it to a file
         read = {"WEIGHTS": weights_path, "INPUTS": source, "--state": state_path, "--lengths": lengths_path}
