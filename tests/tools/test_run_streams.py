@@ -277,6 +277,35 @@ def test_a_shells_pipe_needs_an_out(folder, capsys):
     assert wanted in capsys.readouterr().err
 
 
+@WITH_LINKS
+@pytest.mark.parametrize("kind", ["cell", "both ways"])
+def test_lengths_may_come_from_a_pipe(kind, folder):
+    wanted = run(folder, "--lengths", folder / "lengths.npy", kind=kind)
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file:
+        with open(writing, "wb") as pipe:
+            pipe.write((folder / "lengths.npy").read_bytes())
+        assert_same(run(folder, "--lengths", f"/dev/fd/{file.fileno()}", kind=kind), wanted)
+
+
+@WITH_LINKS
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (claim((B,), dtype="<i8"), "is not a .npy file of numbers, or is damaged: int64 of shape (3,) claims 24 bytes"),
+        (claim((10**15,), dtype="<i8"), "wanted shape (B,) = (3,); got shape (1000000000000000,)"),
+        (b"text", "is not a .npy file of numbers, or is damaged"),
+    ],
+)
+def test_bad_pipes_of_lengths_fail(content, message, folder, capsys):
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file:
+        with open(writing, "wb") as pipe:
+            pipe.write(content)
+        run(folder, "--lengths", f"/dev/fd/{file.fileno()}", status=1)
+    assert message in capsys.readouterr().err
+
+
 def fails(folder, monkeypatch, capsys, content, *arguments, kind="cell"):
     """Run with these bytes on standard input, and return the line on standard error."""
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Pipe(content)))
