@@ -87,7 +87,7 @@ def replacing(path: AnyPath) -> Iterator[BinaryIO]:
     name = check_path("path", path)
     passed: list[OSError] = []
     with _naming(name, passed):
-        if not _is_replaceable(name):
+        if not is_replaceable(name):
             with open(name, "wb") as special, _passing(passed, name):
                 yield special
             return
@@ -139,8 +139,12 @@ def _check_may_write(path: str) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
-def _is_replaceable(path: str) -> bool:
-    """Return whether the path names a regular file, or a file that doesn't exist yet."""
+def is_replaceable(path: str) -> bool:
+    """Return whether the path names a regular file, or a file that doesn't exist yet.
+
+    Raises:
+        OSError: nothing can be there, as for an empty path.
+    """
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:

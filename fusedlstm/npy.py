@@ -68,15 +68,6 @@ def from_bytes(content: bytes) -> NumpyArray:
     return _array(data, header)
 
 
-def read(path: str) -> NumpyArray:
-    """Return the array of a .npy file. Read no more data than its header claims."""
-    with open(path, "rb") as file:
-        header = read_header(file)
-        check_size(header, file)
-        data = file.read(header.nbytes)
-    return _array(data, header)
-
-
 def _array(data: Any, header: Header) -> NumpyArray:
     return np.frombuffer(data, header.dtype).reshape(header.shape, order="F" if header.by_columns else "C")
 

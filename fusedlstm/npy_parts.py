@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusedlstm import npy
+from fusedlstm.temporary_files import temporary_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +101,7 @@ def open_parts(file: BinaryIO, *, anywhere: bool = False, folder: str | None = N
 
     Raises:
         ValueError: it has no valid header, or less data than the header claims. NumPy may raise other errors.
+        OSError: the temporary file can't be made or written. The error names its folder.
     """
     header = npy.read_header(file)
     if not header.nbytes:
@@ -108,7 +109,7 @@ def open_parts(file: BinaryIO, *, anywhere: bool = False, folder: str | None = N
     if file.seekable():
         npy.check_size(header, file)
     elif anywhere or header.by_columns:
-        with tempfile.TemporaryFile(dir=folder) as copy:
+        with temporary_file(folder) as copy:
             for block in _blocks(file, header.nbytes, header):
                 copy.write(block)
             yield Parts(header, copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,9 @@ def run_files(
         inputs_path: a .npy file of real numbers (T, B, I); "-" for standard input.
         state_path: a .npz file of the state to start from, under the names above; None for zeros.
         lengths_path: a .npy file of integers (B,), the length of each row; None if all rows have T steps.
-        out_path: the .npz file to write, other than the files above; None for one beside the inputs. An existing file
-            is overwritten. A .npy file, or "-" for standard output, gets `outputs` or `cells` alone.
+        out_path: the .npz file to write, other than the files above; None for one beside the inputs,
+            which then have a name. An existing file is overwritten. A .npy file, or "-" for standard output, gets
+            `outputs` or `cells` alone.
         outputs: what to write: "h" for `outputs`, "c" for `cells`, "final" for the final state; None for all.
         dtype: the dtype to compute in; None for the weights' own. 16-bit results are written as float32.
         backend: as for LSTMCell.
@@ -68,7 +70,7 @@ def run_files(
     Raises:
         OSError, TypeError, ValueError: a file can't be read or written, or doesn't hold what was wanted.
     """
-    out = out_path or _default_out(inputs_path)
+    out = _default_out(inputs_path) if out_path is None else out_path
     if out != STANDARD:
         source = "/dev/stdin" if inputs_path == STANDARD else inputs_path  # a shell may redirect it to a file
         read = {"WEIGHTS": weights_path, "INPUTS": source, "--state": state_path, "--lengths": lengths_path}
@@ -104,8 +106,11 @@ def run_files(
 
 
 def _default_out(inputs_path: str) -> str:
-    if inputs_path == STANDARD:
-        fail(ValueError, "--out", "a path, or - for standard output, if INPUTS is standard input", "none")
+    # A shell's <(command) is a link to a pipe that has no name.
+    is_nameless = os.path.exists(inputs_path) and not os.path.exists(os.path.realpath(inputs_path))
+    if inputs_path == STANDARD or is_nameless:
+        wanted = "a path, or - for standard output, if INPUTS is standard input or a shell's pipe"
+        fail(ValueError, "--out", wanted, "none")
     return str(Path(inputs_path).with_suffix("")) + ".out.npz"
 
 

@@ -8,7 +8,6 @@ in temporary files without names, which the system removes with the process.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from fusedlstm.cli.run_steps import LayersRun, named, wide
 from fusedlstm.lstm import LSTM
 from fusedlstm.stacked import StackedWeights
+from fusedlstm.temporary_files import temporary_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,7 +79,7 @@ class BothWaysRun:
         with contextlib.ExitStack() as below:
             for layer in self._layers:
                 with contextlib.ExitStack() as own:
-                    kept = [_Kept(own.enter_context(tempfile.TemporaryFile(dir=self._folder)), run) for run in layer]
+                    kept = [_Kept(own.enter_context(temporary_file(self._folder)), run) for run in layer]
                     for outputs, run in zip(kept, layer, strict=True):
                         for start, stop in reversed(parts) if run.reverse else parts:
                             outputs.write(start, run.part(read(start, stop), start, stop))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm import files, npy
+from fusedlstm import files
 from fusedlstm.arrays import dtypes
 from fusedlstm.cli.run_results import STANDARD
 from fusedlstm.npy_parts import open_parts
@@ -89,15 +89,23 @@ def open_inputs(path: str, I: int, *, anywhere: bool, folder: str | None) -> Ite
 
 def read_lengths(path: str, T: int, B: int) -> NumpyArray:
     """Return the length of each row."""
-    with files.reading(path, _NO_NPY):
-        lengths = npy.read(path)
-    if lengths.dtype.kind not in "iu":
-        fail(TypeError, path, "integers (B,)", f"dtype {lengths.dtype}")
-    if lengths.shape != (B,):
-        fail(ValueError, path, f"shape (B,) = ({B},)", f"shape {lengths.shape}")
+    lengths = read_integers(path, B)
     if B and not 0 <= int(lengths.min()) <= int(lengths.max()) <= T:
         fail(ValueError, path, f"lengths from 0 to T = {T}", f"{lengths.min()} to {lengths.max()}")
     return lengths.astype(np.int64)
+
+
+def read_integers(path: str, B: int) -> NumpyArray:
+    """Return an integer for each row, of any dtype. The file may be a pipe."""
+    with contextlib.ExitStack() as stack:
+        with files.reading(path, _NO_NPY):
+            parts = stack.enter_context(open_parts(stack.enter_context(open(path, "rb"))))
+        if parts.dtype.kind not in "iu":
+            fail(TypeError, path, "integers (B,)", f"dtype {parts.dtype}")
+        if parts.shape != (B,):
+            fail(ValueError, path, f"shape (B,) = ({B},)", f"shape {parts.shape}")
+        with files.reading(path, _NO_NPY):
+            return parts.read(0, B)
 
 
 def read_states(path: str, runner: Any, layers: tuple[LSTMWeights, ...], B: int) -> tuple[LSTMState, ...]:

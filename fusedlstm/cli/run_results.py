@@ -6,13 +6,13 @@ import contextlib
 import os
 import shutil
 import sys
-import tempfile
 import zipfile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from fusedlstm.atomic_write import replacing
+from fusedlstm.atomic_write import is_replaceable, replacing
+from fusedlstm.temporary_files import temporary_file
 from fusedlstm.validation.arguments import fail
 
 if TYPE_CHECKING:
@@ -53,8 +53,11 @@ def results(out: str, forms: Mapping[str, Form]) -> Iterator[tuple[Write, Write]
 
 
 def folder_of(out: str) -> str | None:
-    """Return the folder for temporary files of a run; None for the system's folder."""
-    return None if out == STANDARD else os.path.dirname(os.path.realpath(out))
+    """Return the folder for temporary files of a run: that of a file to replace. None for the system's folder."""
+    # A device's folder takes no files, nor does that of a shell's pipe.
+    if out == STANDARD or not is_replaceable(out):
+        return None
+    return os.path.dirname(os.path.realpath(out))
 
 
 @contextlib.contextmanager
@@ -67,7 +70,7 @@ def _npz(file: BinaryIO, folder: str | None, forms: Mapping[str, Form]) -> Itera
         sinks: dict[str, IO[bytes]] = {}
         for name, form in forms.items():
             if sinks:
-                sinks[name] = others.enter_context(tempfile.TemporaryFile(dir=folder))
+                sinks[name] = others.enter_context(temporary_file(folder))
             else:
                 sinks[name] = of_first.enter_context(_member(archive, name))
             _write_header(sinks[name], form)

@@ -21,8 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTMCell, LSTMWeights, StackedWeights, StatePool, WeightsFileError, files, pool_files
-from fusedlstm import npy as npy_files
-from fusedlstm.cli.run_inputs import open_inputs
+from fusedlstm.cli.run_inputs import open_inputs, read_integers
 from fusedlstm.convert.archives import open_archive
 from fusedlstm.convert.recognise import recognise
 from fusedlstm.stacked import load_weights
@@ -110,11 +109,6 @@ def test_reading_a_mapping_keeps_its_errors():
 # Every reader, with any error in any call of a library.
 
 
-def read_npy(path):
-    with files.reading(path):
-        return npy_files.read(str(path))
-
-
 def read_inputs(path):
     with open_inputs(str(path), 2, anywhere=False, folder=None) as inputs:
         return inputs.read(0, inputs.T)
@@ -151,7 +145,7 @@ def made(folder):
         "14.npz": lambda path: dict(open_archive(path)),
         "other.safetensors": lambda path: dict(open_archive(path)),
         "inputs.npy": read_inputs,
-        "lengths.npy": read_npy,
+        "lengths.npy": lambda path: read_integers(str(path), 3),
     }
 
 

@@ -139,6 +139,16 @@ def test_default_out_is_not_an_input(folder, capsys):
 
 
 @pytest.mark.usefixtures("no_work")
+def test_empty_out_is_not_the_default(folder, capsys):
+    """It comes from a shell's variable that isn't set."""
+    before = contents(folder)
+    fails(
+        capsys, [*run(folder, out=None), "--out", ""], "--out: wanted a file in a folder that exists; got an empty path"
+    )
+    assert contents(folder) == before
+
+
+@pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("out", [".", "absent/out", "w/out", "absent/"])
 @pytest.mark.parametrize("command", WITH_FILES)
 def test_out_is_a_file_in_a_folder(command, out, folder, capsys):

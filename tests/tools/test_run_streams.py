@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from types import SimpleNamespace
 
@@ -29,6 +30,7 @@ KINDS = {
     "half": StackedWeights.random(I, N, 2, seed=0, bidirectional=True, dtype="bfloat16"),
 }
 ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes and signals")
+WITH_LINKS = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs pipes as links, as in Linux")
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
@@ -45,11 +47,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, *arguments, kind="cell", inputs="x.npy", out="out.npz", status=0):
+def run(folder, *arguments, kind="cell", inputs="x.npy", out="out.npz", status=0, loads=True):
     paths = [str(folder / kind), inputs if inputs == "-" else str(folder / inputs)]
     command = ["run", *paths, "--out", str(folder / out), "--backend", "numpy", *map(str, arguments)]
     assert command_line.main(command) == status
-    return None if status else load(folder / out)
+    return None if status or not loads else load(folder / out)
 
 
 def load(path):
@@ -252,6 +254,58 @@ def test_redirected_files_and_fifos_are_inputs(folder):
     assert_same(load(folder / "b.npz"), wanted)
 
 
+@WITH_LINKS
+@pytest.mark.parametrize("kind", ["cell", "both ways"])
+def test_pipes_of_a_shell_hold_archives(kind, folder, capsys):
+    """Such a path, /dev/fd/N, is in a folder that takes no temporary files."""
+    wanted = run(folder, kind=kind)
+    capsys.readouterr()
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file, open(writing, "wb") as pipe:
+        run(folder, kind=kind, out=f"/dev/fd/{pipe.fileno()}", loads=False)
+        pipe.close()
+        assert_same(dict(np.load(io.BytesIO(file.read()))), wanted)
+
+
+@WITH_LINKS
+def test_a_shells_pipe_needs_an_out(folder, capsys):
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file, open(writing, "wb"):
+        paths = [str(folder / "cell"), f"/dev/fd/{file.fileno()}"]
+        assert command_line.main(["run", *paths, "--backend", "numpy"]) == 1
+    wanted = "--out: wanted a path, or - for standard output, if INPUTS is standard input or a shell's pipe; got none"
+    assert wanted in capsys.readouterr().err
+
+
+@WITH_LINKS
+@pytest.mark.parametrize("kind", ["cell", "both ways"])
+def test_lengths_may_come_from_a_pipe(kind, folder):
+    wanted = run(folder, "--lengths", folder / "lengths.npy", kind=kind)
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file:
+        with open(writing, "wb") as pipe:
+            pipe.write((folder / "lengths.npy").read_bytes())
+        assert_same(run(folder, "--lengths", f"/dev/fd/{file.fileno()}", kind=kind), wanted)
+
+
+@WITH_LINKS
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (claim((B,), dtype="<i8"), "is not a .npy file of numbers, or is damaged: int64 of shape (3,) claims 24 bytes"),
+        (claim((10**15,), dtype="<i8"), "wanted shape (B,) = (3,); got shape (1000000000000000,)"),
+        (b"text", "is not a .npy file of numbers, or is damaged"),
+    ],
+)
+def test_bad_pipes_of_lengths_fail(content, message, folder, capsys):
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file:
+        with open(writing, "wb") as pipe:
+            pipe.write(content)
+        run(folder, "--lengths", f"/dev/fd/{file.fileno()}", status=1)
+    assert message in capsys.readouterr().err
+
+
 def fails(folder, monkeypatch, capsys, content, *arguments, kind="cell"):
     """Run with these bytes on standard input, and return the line on standard error."""
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Pipe(content)))
@@ -280,7 +334,11 @@ def test_streams_that_claim_too_much_fail(shape, by_columns, kind, folder, monke
         (b"", ("--out", "-"), "standard input is not a .npy file of numbers, or is damaged"),
         (b"text, no array", ("--out", "-"), "standard input is not a .npy file of numbers, or is damaged"),
         (claim((2, 3, 5)), ("--out", "-"), "standard input: wanted shape (T, B, I) with I = 2; got shape (2, 3, 5)"),
-        (b"", (), "--out: wanted a path, or - for standard output, if INPUTS is standard input; got none"),
+        (
+            b"",
+            (),
+            "--out: wanted a path, or - for standard output, if INPUTS is standard input or a shell's pipe; got none",
+        ),
     ],
 )
 def test_bad_streams_fail(content, arguments, message, folder, monkeypatch, capsys):
@@ -295,6 +353,26 @@ def test_redirected_inputs_are_not_overwritten(folder):
         _, complained = process.communicate(timeout=300)
     assert b"--out: wanted a file other than INPUTS, which would be lost" in complained
     assert (folder / "x.npy").read_bytes() == before
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is missing")
+@pytest.mark.parametrize(
+    ("kind", "inputs", "out"), [("both ways", "x.npy", "o.npz"), ("cell", "x.npy", "o.npz"), ("both ways", "-", "-")]
+)
+def test_full_folder_of_temporary_files_is_named(kind, inputs, out, folder, monkeypatch, capsys):
+    """Neither the inputs nor the results get the blame."""
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115
+    content = saved(np.zeros((2000, B, I)))
+    if inputs == "-":
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Pipe(content)))
+    (folder / "x.npy").write_bytes(content)
+    (folder / "o.npz").write_bytes(b"older")
+    paths = [inputs if inputs == "-" else str(folder / inputs), "--out", out if out == "-" else str(folder / out)]
+    assert command_line.main(["run", str(folder / kind), *paths, "--backend", "numpy"]) == 1
+    there = tempfile.gettempdir() if out == "-" else os.path.realpath(folder)
+    wanted = f"fusedlstm: [Errno 28] No space left on device: 'a temporary file in {there}'\n"
+    assert capsys.readouterr().err == wanted
+    assert (folder / "o.npz").read_bytes() == b"older"
 
 
 @ON_POSIX
