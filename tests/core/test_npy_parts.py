@@ -55,7 +55,7 @@ def test_truncated_streams_raise(missing, order):
             parts.read(0, 5)
 
     for anywhere in (False, True):
-        with pytest.raises(ValueError, match="claims 240 bytes, but it ends before"):
+        with pytest.raises(ValueError, match="claims 240 bytes, but ends earlier"):
             read(anywhere)
 
 

@@ -232,7 +232,7 @@ def test_a_gpu_ignores_threads(backend):
 
 @pytest.mark.parametrize(
     ("parallel", "words"),
-    [(None, "isn't an OpenBLAS that could be found"), (0, "built without threads"), (2, "built with OpenMP")],
+    [(None, "isn't OpenBLAS, or its library wasn't found"), (0, "built without threads"), (2, "built with OpenMP")],
 )
 def test_a_blas_with_fixed_threads_raises(parallel, words, monkeypatch):
     function = blas._function
