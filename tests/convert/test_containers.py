@@ -47,7 +47,7 @@ def from_tar(content):
         return archive.extractfile("model_weights.npz").read()
 
 
-# A file's content, what its error says, and a function that does that: it returns a file that can be read.
+# A file's content, what its error says, and a function that does what it says, and returns a readable file.
 FILES = {
     "pickle": (pickle.dumps(ARRAYS), "a Python pickle, which is never read", None),
     "gguf": (b"GGUF" + bytes(400), "a GGUF file, which no importer reads", None),

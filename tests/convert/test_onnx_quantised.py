@@ -82,7 +82,7 @@ def test_dequantised_weights_of_other_forms(domain, with_zero):
 @pytest.mark.parametrize("axis", [None, 1])
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16"])
 def test_rounded_weights_are_onnxruntimes(dtype, axis):
-    """As trained with quantisation in mind: float weights that QuantizeLinear and DequantizeLinear round."""
+    """As in quantisation-aware training: float weights that QuantizeLinear and DequantizeLinear round."""
     arrays = arrays_of(RNG, I, N)
     arrays["W"] = (arrays["W"] * 3).astype(np.float32)  # some are beyond the limits
     nodes, stored = [], tensors({"B": arrays["B"]})

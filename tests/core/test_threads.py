@@ -1,4 +1,4 @@
-"""threads= limits the threads of NumPy's BLAS during a call, and of nothing else."""
+"""`threads=` limits only the threads of NumPy's BLAS, and only during a call."""
 
 import itertools
 import os
