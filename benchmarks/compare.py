@@ -24,7 +24,7 @@ from benchmarks.verdict import LEAST_ROUNDS
 LATEST = ROOT / "benchmarks" / "results" / "latest"
 OURS = "fusedlstm"
 _NOTHING = "no benchmarks have been run"  # as pytest-benchmark says, which fails then
-_SECONDS = "--benchmark-max-time=0.1"  # a row; more processes tell more than longer ones
+_SECONDS = "--benchmark-max-time=0.1"  # for each row; more processes tell more than longer ones
 
 
 def compare(folder: Path, rounds: int, options: list[str]) -> list[Path]:

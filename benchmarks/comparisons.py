@@ -31,7 +31,7 @@ class Comparison(NamedTuple):
 
 
 def comparisons(rows: list[Row]) -> dict[Row, Comparison]:
-    """Return the comparison of each of ours that has a peer. Named kernels don't count, as users get the table's."""
+    """Return the comparison of each of our rows with a peer. Named kernels don't count, as users get the table's."""
     pairs = [
         (row, peer) for row in rows if row.ours and not row.part and not row.kernel and (peer := best_peer(rows, row))
     ]

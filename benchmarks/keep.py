@@ -134,7 +134,7 @@ def _run(run: Run) -> str:
 
 
 def _is_plain(row: Row) -> bool:
-    """Whether a row is a step or a sequence through one layer, of sizes that every run has, as users would do it."""
+    """Return whether a row is a step or sequence of one layer, as users would run it, at a size that every run has."""
     sizes = row.sizes
     if row.kernel or row.setting.precision != "highest" or row.peer.endswith("in a loop"):
         return False

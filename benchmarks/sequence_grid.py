@@ -1,4 +1,4 @@
-"""A grid of sequences: lengths, batches, units and resets. By default a few of them are timed, and all with --grid."""
+"""A grid of sequences: lengths, batches, units and resets. By default only a few are timed. --grid times all."""
 
 import itertools
 

@@ -1,6 +1,6 @@
 """x's part of the gates alone: what a layer multiplies before its steps, by the engine's own products and chunks.
 
-Subtract it from the time of the whole sequence, and the steps are left.
+Subtract its time from that of the whole sequence to get the time of the steps.
 """
 
 import functools

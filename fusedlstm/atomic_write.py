@@ -47,7 +47,7 @@ def _naming(path: str, passed: list[OSError]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _passing(passed: list[OSError], target: str) -> Iterator[None]:
-    """Note an OSError raised in this context that names a file other than `target` and temporary files."""
+    """Add to `passed` an OSError raised in this context that names neither `target` nor a temporary file."""
     try:
         yield
     except OSError as error:
@@ -164,7 +164,7 @@ def _stem(base: str) -> str:
 
 @contextlib.contextmanager
 def _renamed_at_end(folder: str, stem: str, target: str) -> Iterator[BinaryIO]:
-    """Give a new temporary file, which is renamed to `target` when the context ends, or removed if it raises."""
+    """Yield a temporary file. Rename it to `target` at the end, or remove it on an error."""
     is_kept = False
     while not is_kept:
         temporary = os.path.join(folder, f".{stem}.{os.urandom(8).hex()}{_SUFFIX}")

@@ -59,8 +59,8 @@ class LSTMCell(Steppable[LSTMState]):
             "tensor_small" (for few rows) use tensor cores, for float16, bfloat16, and float32 with precision="high".
             "simt" uses fma, for float32 and float64.
         threads: the most threads of a call on NumPy, in Steppers and pools too. A GPU ignores it. None uses as many as
-            NumPy's BLAS has, which is often one for each core. If that is more than cores are idle, the log says so
-            once. With few rows, one thread is often fastest, and the steadiest. OpenBLAS has one number of threads for
+            NumPy's BLAS has, which is often one for each core. If that exceeds the number of idle cores, the log says
+            so once. With few rows, one thread is often fastest and steadiest. OpenBLAS has one number of threads for
             the whole process. So during a call, products in other threads use no more than that either, and their last
             bits may differ. Setting and restoring the number takes a small part of a step, even of one row. The
             environment variable OPENBLAS_NUM_THREADS takes no time.

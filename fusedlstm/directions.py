@@ -33,7 +33,7 @@ def check(directions: Any, *, bidirectional: bool) -> tuple[str, ...]:
 
 
 def alike(count: int, *, both: bool) -> tuple[str, ...]:
-    """Return the directions of layers that all have both directions, or are all forward, of `count` LSTMWeights."""
+    """Return the directions of layers with `count` LSTMWeights: all "both", or all "forward"."""
     if not both:
         return (FORWARD,) * count
     if count % 2:
@@ -72,7 +72,7 @@ def from_file(options: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def backward_of(directions: Sequence[str]) -> tuple[bool, ...]:
-    """Return for each LSTMWeights of layers with these directions whether it reads backward."""
+    """Return whether each LSTMWeights of layers with these directions reads backward."""
     return tuple(backward for direction in directions for backward in _BACKWARD[direction])
 
 
@@ -82,7 +82,7 @@ def width_of(direction: str) -> int:
 
 
 def slices_of(directions: Sequence[str]) -> tuple[slice, ...]:
-    """Return for each layer which of all LSTMWeights it has."""
+    """Return each layer's slice of all LSTMWeights."""
     slices, start = [], 0
     for direction in directions:
         slices.append(slice(start, start + width_of(direction)))

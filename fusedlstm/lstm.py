@@ -31,7 +31,7 @@ States: TypeAlias = tuple[LSTMState, ...]  # one for each layer and direction
 
 
 class CallOptions(TypedDict, total=False):
-    """The options of `LSTM.__call__` that don't change what it returns."""
+    """The options of `LSTM.__call__` that don't change its return type."""
 
     lengths: Any
     mask: Any
@@ -51,8 +51,8 @@ class LSTM(Sequenceable):
     An LSTM holds weights but no state. Several threads may call it at once, and a signal handler may call it during
     another call. On a GPU, a call on sequences of a new size, or with new options, first captures graphs. The last 8
     sizes and options keep theirs, each with buffers of some 50 MiB, or of one step if that needs more. If layers have
-    different directions or both, each change of direction begins a part with as many of its own. A call nested in a
-    capture raises RuntimeError. The same call always gives the same bits.
+    different directions or both, each change of direction needs as many buffers again. A call nested in a capture
+    raises RuntimeError. The same call always gives the same bits.
 
     As with `LSTMCell`, arrays on the LSTM's device may come from any library that shares its memory, even from several
     at once. Only sequences whose steps are not contiguous are copied, part by part. Results are in the library of x.
@@ -68,9 +68,9 @@ class LSTM(Sequenceable):
             for each layer. In a Stepper or a pool, all layers use "matmul" if one would, unless measured times say that
             the other kernels are faster in total. Here, the name may also be "scan", for sequences alone. It takes many
             steps in two launches, for layers of up to 128 units in float16, bfloat16, and float32 with
-            precision="high". Only 16 bits may have a projection, to at most as many columns as units. With None, a
-            table says which sequences scan. Single steps, Steppers and pools choose as without a name. Their last bits
-            may differ from those of a scan.
+            precision="high". Only 16-bit layers may have a projection, to at most as many columns as units.
+            With None, a table says which sequences scan. Single steps, Steppers and pools choose as with None. Their
+            last bits may differ from those of a scan.
         threads: the most threads of a call on NumPy, as in LSTMCell.
 
     Raises:
@@ -184,8 +184,8 @@ class LSTM(Sequenceable):
     def kernels(self, steps: int, batch: int) -> tuple[str, ...]:
         """Return the kernel of each layer and direction in sequences of T steps and B rows.
 
-        These are "numpy", or on a GPU names from `kernel`. Where "scan" leaves one or two steps over, these are single
-        steps by "tensor_medium". So is a whole sequence of one or two steps.
+        These are "numpy", or on a GPU names from `kernel`. If "scan" leaves one or two steps over, "tensor_medium"
+        takes them one by one. It also takes whole sequences of one or two steps.
 
         Args:
             steps: T, at least 1.
@@ -348,8 +348,8 @@ class LSTM(Sequenceable):
                 do. "last" repeats the output of the direction's previous step, as Keras does, and gives zeros before
                 the first. (Keras on JAX repeats the initial h there and, unrolled, ignores its zero_output_for_mask.)
             strict: whether to wait for lengths on a GPU, and raise if one is below 0 or above T.
-            cells: whether to return the states after every step, too. On a GPU such a call never scans, and takes two
-                copies more for each step and layer.
+            cells: whether to return the states after every step, too. On a GPU such a call never scans, and makes two
+                more copies for each step and layer.
 
         Lengths, mask and is_first may be lists, or arrays in host memory or on the device. If they are on a GPU, a call
         neither reads them back nor waits for them, unless `strict` is set.
@@ -357,9 +357,9 @@ class LSTM(Sequenceable):
         Returns:
             The outputs (T, B, width), contiguous, with the top layer's directions side by side, and the final state of
             each layer and direction. With cells=True, also the state of each layer and direction after every step: an
-            LSTMState with h (T, B, P) and c (T, B, N). At index t is the state after step t, with which the next step
-            of the direction begins unless it resets. It is the state before if the row does not take step t. All
-            arrays are new.
+            LSTMState with h (T, B, P) and c (T, B, N). Index t holds the state after step t. The direction's next step
+            begins with it, unless it resets. If a row does not take step t, it is the row's state before. All arrays
+            are new.
 
         Raises:
             TypeError: an argument has the wrong kind, dtype or library (nothing is cast, moved or broadcast).

@@ -47,7 +47,7 @@ class Parts:
         """Return array[start:stop] in a new array.
 
         Raises:
-            ValueError: the data ends before it.
+            ValueError: the data ends before `stop`.
         """
         shape = (stop - start, *self.shape[1:])
         if 0 in shape:
@@ -79,12 +79,12 @@ class Parts:
 
 
 def _blocks(file: BinaryIO, count: int, header: npy.Header) -> Iterator[bytes]:
-    """Yield the next `count` bytes of a file in blocks. Raise ValueError if it ends before."""
+    """Yield the next `count` bytes of a file in blocks. Raise ValueError if it ends earlier."""
     left = count
     while left:
         block = file.read(min(left, _BLOCK))
         if not block:
-            raise ValueError(f"{header.dtype} of shape {header.shape} claims {header.nbytes} bytes, but it ends before")
+            raise ValueError(f"{header.dtype} of shape {header.shape} claims {header.nbytes} bytes, but ends earlier")
         left -= len(block)
         yield block
 
@@ -105,7 +105,7 @@ def open_parts(file: BinaryIO, *, anywhere: bool = False, folder: str | None = N
     """
     header = npy.read_header(file)
     if not header.nbytes:
-        np.empty(header.shape, header.dtype)  # raises if no array can have this shape
+        np.empty(header.shape, header.dtype)  # raises unless an array can have this shape
     if file.seekable():
         npy.check_size(header, file)
     elif anywhere or header.by_columns:

@@ -338,7 +338,7 @@ class StatePool(Generic[State]):
         weights = self._cell._layers_of_weights
         slots, states, made_by = pool_files.load(path, pool_files.StateSizes.of(weights), self.capacity)
         if made_by is not None and made_by != pool_files.fingerprint(weights):
-            said = f"{os.fsdecode(path)} holds states of other weights than this pool's: was its model trained since?"
+            said = f"{os.fsdecode(path)} holds states of other weights than this pool's. Was its model trained since?"
             warnings.warn(said, OtherWeightsWarning, stacklevel=2)
         self._in_turn(self._slots.replace, slots, states)
 

@@ -47,7 +47,7 @@ class StateSizes:
 
 
 def fingerprint(weights: StackedWeights) -> int:
-    """Return a number that differs for different weights, but for 1 in 2^32, and is the same on every backend."""
+    """Return a number that identifies weights on every backend. Different ones share it with a chance of 1 in 2^32."""
     arrays = {f"{k}.{name}": array for k, layer in enumerate(weights.layers) for name, array in layer.arrays().items()}
     # The options as in a file: those that a later version of this package adds don't change the number.
     return files.checksum({"layers": for_file(weights.layers)[1], "residual": weights.residual}, arrays)
@@ -56,7 +56,7 @@ def fingerprint(weights: StackedWeights) -> int:
 def save(path: AnyPath, weights: StackedWeights, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
     """Write slots and a state for each layer, all in host memory, to one file, whole or not at all.
 
-    `weights` are those that the pool has.
+    `weights` are the pool's.
     """
     arrays = {"slots": slots}
     for k, state in enumerate(states):

@@ -41,8 +41,8 @@ class StackedWeights:
             forward and then backward, as PyTorch orders them. A layer's input_size is the output width of the layer
             below.
         bidirectional: whether each layer has both directions. The two may differ in everything but input_size.
-        directions: "forward", "backward" or "both" for each layer, if they are not all the same as `bidirectional`
-            says. None for that.
+        directions: "forward", "backward" or "both" for each layer. With None, `bidirectional` gives all layers the
+            same.
         residual: whether a layer's output is its h plus its input, which must then have the same width. This is a bool
             for all layers, or one for each layer.
 
@@ -132,12 +132,12 @@ class StackedWeights:
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """For each layer, which of `layers` it has: one, or forward and backward."""
+        """Each layer's slice of `layers`: one element, or forward and backward."""
         return ways.slices_of(self.directions)
 
     @property
     def backward(self) -> tuple[bool, ...]:
-        """For each of `layers`, whether it reads from the last step to the first."""
+        """Whether each of `layers` reads from the last step to the first."""
         return ways.backward_of(self.directions)
 
     @property

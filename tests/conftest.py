@@ -27,7 +27,7 @@ cores._complaint_once = lambda count: None
 # A shell's background jobs ignore interrupts, and the processes that tests start would, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# The same with hang-ups under nohup. Child processes don't inherit a handler, but the default.
+# Under nohup, the same holds for hang-ups. Child processes don't inherit this handler: they get the default.
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 

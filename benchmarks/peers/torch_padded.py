@@ -8,7 +8,7 @@ from benchmarks.peers.torch_lstm import module
 
 
 def split(is_first):
-    """Return the begin and the length of each sequence among the steps of all rows, row after row, and its row.
+    """Return the start, length and row of each sequence. Starts count the steps of all rows, row after row.
 
     Args:
         is_first: (T, B) booleans. A row's first step also begins a sequence.

@@ -1,4 +1,4 @@
-"""TorchRL's LSTMModule on sequences with resets, which its backend of Triton takes in one kernel.
+"""TorchRL's LSTMModule on sequences with resets, which its Triton backend runs in one kernel.
 
 See https://docs.pytorch.org/rl/main/reference/generated/torchrl.modules.LSTMModule.html. Rows come before steps. A
 row's state at a step is what a reset at this step begins with. Final states are those of the last step.
@@ -18,7 +18,7 @@ _KEYS = ("y", ("next", "h"), ("next", "c"))
 
 
 class TorchRL(TorchPeer):
-    """A call with backend "triton", the kernel of products in the case's precision."""
+    """A call with backend "triton", whose products have the case's precision."""
 
     name = "TorchRL, Triton"
     package = module = "torchrl"

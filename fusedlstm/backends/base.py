@@ -63,7 +63,10 @@ class SequenceEngine(Protocol):
         """
 
     def kernels(self, engines: Sequence[Any], T: int, B: int) -> tuple[str, ...]:
-        """Return the kernel of each layer and direction for T steps of B rows, by `sequence_choice`, or "numpy"."""
+        """Return each layer's and direction's kernel for T steps of B rows.
+
+        Each is a name of `sequence_choice`, or "numpy".
+        """
 
 
 class InPlaceEngine(Protocol):
@@ -288,8 +291,7 @@ class Backend(Protocol):
             precision: the precision of float32 matmuls on a GPU.
             batch_invariant: whether to make each row bitwise independent of the rest of its batch.
             kernel: one of `kernel_choice.NAMES` to step with on a GPU; None leaves the choice to the backend.
-            threads: the most threads of a call on a CPU; None for as many as NumPy's BLAS has. The engines of all
-                layers have the same number.
+            threads: the most CPU threads a call may use, the same for all layers; None for NumPy's BLAS's own number.
 
         Raises:
             RuntimeError: steps can't be batch-invariant here, the threads of NumPy's BLAS can't be set, or the GPU is

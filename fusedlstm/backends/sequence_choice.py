@@ -3,9 +3,9 @@
 "scan" computes x's part of the gates of many steps in one launch, and takes all of these steps in another. The other
 kernels are those of single steps: see `kernel_choice`.
 
-A row's steps sum in the order of "tensor_medium". That kernel takes the place of a scan of few steps, so the bits don't
-depend on the pieces that a sequence is cut into. Batch-invariant sequences always use it, as only a GPU can show that
-both give the same bits.
+A scan sums in the order of "tensor_medium". That kernel replaces scans of few steps, so the bits don't depend on how a
+sequence is cut into pieces. Batch-invariant sequences always use "tensor_medium", as only a GPU can show that both
+kernels give the same bits.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def choose(
         precision: the precision of float32 matmuls.
         capability: the GPU's compute capability, 90 for 9.0.
         projects: whether the layer projects h.
-        forced: a kernel that the user named or batch_invariant needs, unchecked. Few steps don't scan, either way.
+        forced: a kernel that the user named or batch_invariant needs, unchecked. Parts below FEWEST_STEPS never scan.
         can_plan: whether nvmath-python is there, without which "matmul" can't be planned.
         measured: times of the layer's single steps on this GPU, or None. They don't count where the layer scans.
-        scans: whether it may scan. A scan writes no state but the last.
+        scans: whether it may scan. A scan writes only the last state.
     """
     about = dtype, precision, capability
     if scans and (forced == SCAN or (forced is None and _scans(B, size, *about, projects=projects))):
@@ -102,7 +102,7 @@ def _limit(N: int, P: int, dtype: str, precision: str, *, projects: bool) -> str
     if reason is None and N > MOST_UNITS:
         reason = f"scan has at most {MOST_UNITS} units, and a layer has {N}"
     if reason is None and P > N:
-        reason = f"scan projects N units to at most N columns, and a layer projects {N} to {P}"
+        reason = f"scan projects N units to at most N columns, but a layer projects {N} to {P}"
     if reason is None and projects and kernel_choice.arithmetic(dtype, precision) == "tf32":
         reason = "with TF32, scan has no projection"  # registers don't suffice on all GPUs
     return reason

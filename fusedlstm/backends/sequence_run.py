@@ -36,7 +36,7 @@ class SequenceRun:
         reverse: whether a single direction runs from the last step to the first.
         repeats: whether the outputs of idle rows repeat the last ones, instead of being zeros.
         cells: the state of each layer and direction after every step, to be written: h (T, B, P) and c (T, B, N) with
-            contiguous columns, T and B of any strides. None if nobody wants it.
+            contiguous columns, T and B of any strides. None if it isn't wanted.
     """
 
     xs: Array

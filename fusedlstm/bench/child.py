@@ -1,7 +1,7 @@
-"""A process of a benchmark: it steps one library, so that its threads don't disturb another one.
+"""A process of a benchmark, for one library, so that different libraries' threads don't disturb each other.
 
-It reads pickles from standard input: first a Task, to which it answers Ready or a reason. Then each (every, seconds)
-asks for a Block of steps. It ends when the input does.
+It reads pickles from standard input: first a Task, to which it answers Ready, or why it can't step. Then
+each (every, seconds) asks for a Block of steps. It ends when the input does.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Ready:
     Attributes:
         library: its name and version.
         first: the seconds of its first step.
-        allocated: the bytes that a step allocates at most at once; None if unknown.
+        allocated: the most bytes that a step has allocated at once; None if unknown.
         states: h and c of each layer after CHECKED steps from zeros.
     """
 
@@ -77,7 +77,7 @@ class Prepared:
 
 
 def _allocated(step: Any) -> int:
-    """Return how many bytes a step allocates, at most at once. No step is timed meanwhile."""
+    """Return the most bytes that a step has allocated at once. No step is timed meanwhile."""
     peaks = []
     tracemalloc.start()
     try:
@@ -100,7 +100,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
     try:
         prepared = Prepared(pickle.load(requests))
-    except Exception as error:  # a library's own, too: it is why the library isn't timed
+    except Exception as error:  # also a library's own errors: they say why it isn't timed
         answer(str(error) or type(error).__name__)
         return
     answer(prepared.ready)

@@ -57,12 +57,12 @@ class Times:
         library: its name and version.
         steps: how many steps were timed.
         due: how many were due. If it is more than `steps`, the library can't keep up.
-        first: the first step of the process, which is not one of the others.
+        first: the first step of the process, which all other figures leave out.
         step: from a step's beginning to its end.
         from_deadline: from when a step was due to its end; None if steps ran back to back.
         late: how many steps began over 0.1 ms after their deadline because the one before was still running.
-        per_second: steps a second, with the pauses.
-        allocated: the bytes that a step allocates in NumPy and Python, at most at once; None if unknown.
+        per_second: steps a second, pauses included.
+        allocated: the most bytes that a step has allocated at once in NumPy and Python; None if unknown.
         threads: the number of threads that the library may use; None on a GPU.
         histogram: how many steps took at least as many seconds as each edge, and less than the next one.
     """
@@ -116,7 +116,7 @@ class BenchmarkResult:
         warning: why the times may be too long, or "".
         libraries: the times, fusedlstm's first.
         not_timed: why other libraries have no times, by their names.
-        wrong: of those, the libraries whose results were wrong.
+        wrong: the names of those in `not_timed` whose results were wrong.
     """
 
     what: str

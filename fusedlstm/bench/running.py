@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 STEPS = ("call", "out", "stepper")
-_TURN, _MOST_TURNS = 2.0, 10  # seconds of each library in a turn, if there aren't more turns than that
+_TURN, _MOST_TURNS = 2.0, 10  # seconds that each library steps in a turn, or longer to have at most so many turns
 _PAUSE = 0.3  # seconds between blocks, so that the last library's threads stop spinning
 _SLACK = 10  # times the difference that is allowed after one step
 
@@ -48,8 +48,8 @@ def benchmark(
     """Time the steps of a cell or an LSTM on this machine, beside PyTorch's and onnxruntime's if they are installed.
 
     By default a step begins every 10 ms, as in a program that serves live streams. Between steps the caches and the
-    processor's clock cool down, so steps take longer than back to back. The schedule is fixed before. If a step is
-    slow, those after it begin late, and their times from their deadlines show it.
+    processor's clock cool down, so steps take longer than back to back. The schedule is fixed beforehand. If
+    a step is slow, those after it begin late, and their times from their deadlines show it.
 
     Each library runs in a process of its own, with the same weights, inputs and number of threads. The processes take
     turns of about 2 seconds. Before a library is timed, its results are compared with the formula in float64. On a GPU,
@@ -135,7 +135,7 @@ class _Run:
                 self._ready[library], self._blocks[library] = worker.ready, []
                 continue
             self._wrong.append(library)
-            words = f"its results are WRONG: {difference:.1e} from the formula in float64, and {allowed:.1e} is allowed"
+            words = f"its results are WRONG: {difference:.1e} from the formula in float64 (allowed: {allowed:.1e})"
             self._leave_out(library, words)
 
     def _leave_out(self, library: str, why: str) -> None:

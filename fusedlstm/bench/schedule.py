@@ -38,8 +38,8 @@ def by_deadlines(
 ) -> Block:
     """Take a step every `every` seconds, as a program does that serves a live stream.
 
-    The deadlines are fixed before. So a slow step doesn't postpone the next ones: they begin late, and that counts as
-    theirs. Steps that are still due after `seconds` may begin for another tenth of it. The others are left out. At
+    The deadlines are fixed beforehand. So a slow step doesn't postpone the next ones: they begin late, and their delay
+    counts. Steps that are still due after `seconds` may begin for another tenth of it. The others are left out. At
     least one step is taken.
     """
     block = Block(due=max(1, round(seconds / every)))
@@ -64,7 +64,7 @@ def by_deadlines(
 
 
 def back_to_back(step: Callable[[], object], seconds: float, clock: Callable[[], float] = time.perf_counter) -> Block:
-    """Take steps without pauses, at least one, until `seconds` are over."""
+    """Take steps without pauses, at least one, until `seconds` have passed."""
     block = Block()
     began = first = clock()
     while not block.due or began - first < seconds:

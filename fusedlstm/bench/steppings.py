@@ -65,7 +65,7 @@ class Task:
 
 
 class Stepping(Protocol):
-    """Steps from states of zeros, which it keeps.
+    """A library that takes steps. It keeps its states, which begin as zeros.
 
     Attributes:
         library: the library's name and version.

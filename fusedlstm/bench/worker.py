@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fusedlstm.bench.schedule import Block
     from fusedlstm.bench.steppings import Task
 
-# The child imports from where this process does. Its BLAS gets as many threads, as this process may have changed them.
+# The child imports from where this process does. Its BLAS gets the number of threads that this process's has now.
 _CODE = """
 import json, sys
 sys.path[:], threads = json.loads(sys.argv[1])

@@ -77,8 +77,8 @@ def _add_run(add: Callable[..., argparse.ArgumentParser]) -> None:
         "outputs (T, B, width) and the final state, so it can be the --state of the next run. For a cell, the state "
         "is h (B, P) and c (B, N), and every c is written as cells (T, B, N). For layers, it is h0, c0, h1, c1 ..., "
         "one pair for each layer and direction. 16-bit results are written as float32. Only a part of the steps is in "
-        "memory at a time. Layers of both directions, and Fortran-ordered standard input, take temporary files "
-        "beside O.",
+        "memory at a time. Layers that read backward, and Fortran-ordered standard input, take temporary files "
+        "beside the --out file.",
     )
     run.add_argument("weights", metavar="WEIGHTS", help="a file that LSTMWeights.save or StackedWeights.save wrote")
     run.add_argument("inputs", metavar="INPUTS.npy", help="an array (T, B, I); - for standard input")

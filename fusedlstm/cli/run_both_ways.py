@@ -48,10 +48,10 @@ class BothWaysRun:
     """The steps of layers of which some read backward. See `run_steps.Run`.
 
     Args:
-        weights: of all layers.
-        lstms: as in `lstms_of`.
-        states: before the first step, one for each layer and direction.
-        lengths: of the rows.
+        weights: the weights of all layers.
+        lstms: what `lstms_of` returns.
+        states: the states before the first step, one for each layer and direction.
+        lengths: the lengths of the rows.
         folder: where temporary files may be; None for the system's folder.
     """
 
@@ -92,7 +92,7 @@ class BothWaysRun:
 
 
 def _beside(kept: Sequence[_Kept]) -> Read:
-    """Return what reads outputs side by side."""
+    """Return a function that reads outputs side by side."""
     return lambda start, stop: np.concatenate([outputs.read(start, stop) for outputs in kept], axis=2)
 
 

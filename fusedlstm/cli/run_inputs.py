@@ -58,7 +58,7 @@ class Inputs:
         return self._parts.seeks
 
     def keep_first(self, parts: Iterable[tuple[int, int]]) -> None:
-        """Read the first part of a stream ahead. So its rows exist, and not only in its header's claim."""
+        """Read the first part of a stream ahead, to show that its rows exist, as a header may claim any number."""
         first = next(iter(parts), None)
         if first is not None and not self.seeks:
             self._kept = {first: self.read(*first)}

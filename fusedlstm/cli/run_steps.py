@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     Read: TypeAlias = Callable[[int, int], NumpyArray]  # gives the array (stop - start, B, n) of a part
     Tell: TypeAlias = Callable[[int], object]
 
-# A part has so many steps that its widest array, the gates or the inputs, has at most this many numbers, and that its
-# products have at most this many multiplications, about a second's work for one core. It has at least one step.
+# The widest array of a part, the gates or the inputs, has at most _PART numbers. Its products have at most _WORK
+# multiplications, about a second's work for one core. A part has at least one step.
 _PART = 2**21
 _WORK = 2**31
 
@@ -37,7 +37,7 @@ class Run(Protocol):
     """The steps of a cell or of layers.
 
     Attributes:
-        passes: how often all steps are taken.
+        passes: how many times all steps are taken.
     """
 
     passes: int
@@ -70,7 +70,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Division:
-    """The parts of T steps, each of `steps` but the last. It iterates over their first steps and the steps after them.
+    """The parts of T steps, each of `steps` but the last. Yields each part's first step and the step after its last.
 
     It holds no list, as a stream may claim any T.
     """
@@ -101,9 +101,9 @@ class CellRun:
     """The steps of a cell, one by one, because every c is a result. See `Run`.
 
     Args:
-        cell: steps the rows.
-        state: before the first step.
-        lengths: of the rows.
+        cell: the cell that steps the rows.
+        state: the state before the first step.
+        lengths: the lengths of the rows.
     """
 
     passes = 1
@@ -152,9 +152,9 @@ class LayersRun:
     """The steps of layers of one direction. See `Run`.
 
     Args:
-        lstm: of all layers.
-        states: before the first step, one for each layer.
-        lengths: of the rows.
+        lstm: the LSTM of all layers.
+        states: the states before the first step, one for each layer.
+        lengths: the lengths of the rows.
         reverse: whether the steps of a part are taken last to first. Then parts must come last to first, too.
     """
 

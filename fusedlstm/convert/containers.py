@@ -1,4 +1,4 @@
-"""Say what files are that no importer reads, and what to pass instead."""
+"""Recognise files that no importer reads, and say what to pass instead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 START = 300  # how many of a file's first bytes tell what it is
 _OF_FILES = (
-    (rb"GGUF", "a GGUF file, from which LSTMs can't be read"),
+    (rb"GGUF", "a GGUF file, which no importer reads"),
     (
         rb"\x80[\x03-\x05]",
         "a Python pickle, which is never read: it can run any program. If you trust it, pass its arrays",

@@ -48,7 +48,7 @@ class System:
         others: its other public functions.
         source: what the command passes to `read`; "" if the command can't convert such files.
         takes_layers: whether `read` takes several names, one for each layer from the bottom up.
-        taken: lists the names of the LSTMs that `read` takes from a source without a name, if it takes any.
+        taken: lists the names of the LSTMs that `read` takes when no name is given; None without such a list.
         initial_state: takes a source and a name, and returns the constant initial state.
         parts: returns the other files that belong to a source, by their names in errors.
         names_classes: whether its files name classes, which users can vouch for with `custom_classes`.

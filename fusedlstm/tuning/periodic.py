@@ -71,7 +71,7 @@ class Periodic:
             ):
                 worst = _worst(to_host("result", got), wanted, rows)
                 if not worst <= tolerance:
-                    return f"{name} differs from the formula by {worst:.1e}, and {tolerance:.1e} is allowed"
+                    return f"{name} differs from the formula by {worst:.1e}, but at most {tolerance:.1e} is allowed"
         return None
 
 

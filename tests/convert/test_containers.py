@@ -47,10 +47,10 @@ def from_tar(content):
         return archive.extractfile("model_weights.npz").read()
 
 
-# A file's content, what its error says, and a function that does that: it returns a file that can be read.
+# A file's content, what its error says, and a function that does what it says, and returns a readable file.
 FILES = {
     "pickle": (pickle.dumps(ARRAYS), "a Python pickle, which is never read", None),
-    "gguf": (b"GGUF" + bytes(400), "a GGUF file, from which LSTMs can't be read", None),
+    "gguf": (b"GGUF" + bytes(400), "a GGUF file, which no importer reads", None),
     "gzip": (gzip.compress(inner()), "a compressed file: unpack it, and pass the file in it", gzip.decompress),
     "tar": (tar(), "a tar archive, such as a .nemo: unpack it, and pass the checkpoint in it", from_tar),
     "ort": (b"\x18\0\0\0ORTM" + bytes(400), "onnxruntime's own format: pass the .onnx file that it was made", None),

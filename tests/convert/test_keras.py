@@ -47,7 +47,7 @@ def test_layer(name, backend):
     arrays, arguments = arrays_of(oracle), oracle.meta["args"]
     weights = from_keras(arrays if oracle.meta["bidirectional"] else [arrays])
     assert weights.bidirectional == oracle.meta["bidirectional"]
-    if arguments.get("go_backwards"):  # which arrays don't tell
+    if arguments.get("go_backwards"):  # which arrays don't hold
         weights = StackedWeights(weights.layers, directions=["backward"])
     lstm = LSTM(weights, batch_first=True, backend=backend)
     initial, final = (

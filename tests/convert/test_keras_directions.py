@@ -88,7 +88,7 @@ def test_masks_over_reversed_outputs_raise(keras):
         K.LSTM(N, return_sequences=True, go_backwards=back, name=name) for back, name in ((True, "a"), (False, "b"))
     ]
     model = keras.Sequential([keras.Input((T, I)), K.Masking(), *layers])
-    with pytest.raises(ValueError, match="a.go_backwards: wanted False in a layer under others in a model that may"):
+    with pytest.raises(ValueError, match="a.go_backwards: wanted False in a layer below others in a model that may"):
         from_keras(model, ["a", "b"])
     assert from_keras(model, "a").directions == ("backward",)
 

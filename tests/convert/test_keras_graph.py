@@ -227,7 +227,7 @@ def models(keras):
     yield "default", functional([X, default, b], "b"), "ab", "a.return_sequences: wanted True"
     masking = Layer("Masking", "m", [(["x"],)], keras)
     back = lstm("a", [(["m"],)], go_backwards=True, **K)
-    got = "a.go_backwards: wanted False in a layer under others in a model that may mask steps; got True"
+    got = "a.go_backwards: wanted False in a layer below others in a model that may mask steps; got True"
     yield "backwards", functional([X, masking, back, b], "b"), "ab", got
     half = Layer("Dropout", "d", [(["a"],)], keras, rate=0.5, dtype="float16")
     a32 = lstm("a", [(["x"],)], dtype="float32", **K)

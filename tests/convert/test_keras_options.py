@@ -107,7 +107,7 @@ def test_option_changes_nothing(tmp_path, option):
         assert_equal(from_keras(path), StackedWeights([WEIGHTS]))
 
 
-def test_go_backwards_is_taken(tmp_path):
+def test_go_backwards_is_converted(tmp_path):
     path = write(tmp_path / "m.h5", layer(go_backwards=True))
     assert_equal(from_keras(path), StackedWeights([WEIGHTS], directions=["backward"]))
 

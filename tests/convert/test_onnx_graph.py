@@ -420,7 +420,7 @@ REFUSED = {
     "own operator": ([("Identity", ["w"], {"domain": "own"})], "made by own.Identity 'identity'"),
     "quantised": (
         [("DequantizeLinear", ["w", "w"], {})],
-        "DequantizeLinear 'dequantizelinear': a scale (1, 16, 3) for axis 1",
+        "DequantizeLinear 'dequantizelinear': wanted one scale, or 16 for axis 1 of (1, 16, 3); got shape (1, 16, 3)",
     ),
     "Cast to ints": ([("Cast", ["w"], {"to": 7})], "Cast 'cast': from float32 to int64, not between"),
     "Cast of ints": ([("Cast", ["shape"], {"to": 1})], "Cast 'cast': from int64 to float32, not between"),

@@ -82,7 +82,7 @@ def test_dequantised_weights_of_other_forms(domain, with_zero):
 @pytest.mark.parametrize("axis", [None, 1])
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16"])
 def test_rounded_weights_are_onnxruntimes(dtype, axis):
-    """As trained with quantisation in mind: float weights that QuantizeLinear and DequantizeLinear round."""
+    """As in quantisation-aware training: float weights that QuantizeLinear and DequantizeLinear round."""
     arrays = arrays_of(RNG, I, N)
     arrays["W"] = (arrays["W"] * 3).astype(np.float32)  # some are beyond the limits
     nodes, stored = [], tensors({"B": arrays["B"]})
@@ -151,15 +151,18 @@ def test_rounding_between_layers_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"s": np.ones(3, np.float32)}, r"a zero point \(\) for a scale \(3,\)"),
-        ({"s": np.ones(3, np.float32), "z": np.zeros(3, np.int8)}, r"a scale \(3,\) for axis 1 of \(1, 16, 3\)"),
-        ({"z": np.zeros((), np.uint8)}, "a zero point uint8 for int8"),
-        ({"q": np.zeros((1, 16, 3), np.int64)}, "from int64, not from integers of 8, 16 or 32 bits"),
+        ({"s": np.ones(3, np.float32)}, r"wanted a zero point of the scale's shape \(3,\); got shape \(\)"),
+        (
+            {"s": np.ones(3, np.float32), "z": np.zeros(3, np.int8)},
+            r"wanted one scale, or 16 for axis 1 of .*; got shape \(3,\)",
+        ),
+        ({"z": np.zeros((), np.uint8)}, "wanted a zero point of dtype int8; got uint8"),
+        ({"q": np.zeros((1, 16, 3), np.int64)}, "wanted integers of 8, 16 or 32 bits; got int64"),
         (
             {"q": np.zeros((1, 16, 3), np.int32), "z": np.ones((), np.int32)},
-            "a zero point int32 for int32, which",
+            "wanted 0 as the zero point of int32; got another number",
         ),
-        ({"s": np.ones((), np.int32)}, "a scale of dtype int32"),
+        ({"s": np.ones((), np.int32)}, "wanted a scale of floats; got int32"),
     ],
 )
 def test_wrong_scales_are_refused(change, message):

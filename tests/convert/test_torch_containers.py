@@ -169,7 +169,7 @@ def test_stable_baselines3_zip(torch, tmp_path, legacy):
         convert.from_torch(path, prefix="lstm")
 
 
-def test_stable_baselines3_zip_that_is_damaged(torch, tmp_path):
+def test_damaged_stable_baselines3_zip_raises(torch, tmp_path):
     path = tmp_path / "model.zip"
     for content in (b"", b"junk", b"PK\x03\x04junk", b"\x80\x02}."):
         with zipfile.ZipFile(path, "w") as archive:
@@ -287,7 +287,7 @@ def test_quantised_torchscript_files_raise(torch, tmp_path):
         convert.from_torch(path)
 
 
-def test_names_of_scripts_only_in_scripts(torch, tmp_path):
+def test_script_classes_outside_scripts_raise(torch, tmp_path):
     """A file of torch.save may not use the classes of a TorchScript archive."""
     content = io.BytesIO()
     torch.save({"a": torch.zeros(1)}, content)

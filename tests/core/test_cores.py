@@ -1,4 +1,4 @@
-"""More threads than idle cores are noticed once, and said."""
+"""More threads than idle cores cause one warning."""
 
 import functools
 import os

@@ -398,7 +398,7 @@ def test_replacement_interrupted_at_any_moment(tmp_path):
 
 
 def test_errors_while_replacing_name_their_file(tmp_path):
-    """An error about another file passes unchanged. One about no file is of the target, as if the disk is full."""
+    """An error that names another file passes unchanged. One without a name, as of a full disk, gets the target's."""
     target = tmp_path / "file"
     for error, filename in (
         (OSError(5, "Input/output error", "inputs.npy"), "inputs.npy"),

@@ -1,4 +1,4 @@
-"""Parts of .npy files and streams are those of the whole array, or a truncated file is found."""
+"""Parts of .npy files and streams equal those of the whole array. Truncated ones raise."""
 
 import itertools
 
@@ -21,7 +21,7 @@ from support.streams import Pipe, saved
     data=st.data(),
 )
 def test_parts_make_up_the_whole(shape, dtype, order, cuts, data, tmp_path_factory):
-    """Parts of a file may be read in any order, those of a pipe in order, or in any if it is copied."""
+    """Parts of files and copied pipes may be read in any order. Other pipes are read in order."""
     array = np.arange(np.prod(shape)).reshape(shape).astype(dtype, order)
     content = saved(array)
     path = tmp_path_factory.getbasetemp() / "parts.npy"
@@ -55,7 +55,7 @@ def test_truncated_streams_raise(missing, order):
             parts.read(0, 5)
 
     for anywhere in (False, True):
-        with pytest.raises(ValueError, match="claims 240 bytes, but it ends before"):
+        with pytest.raises(ValueError, match="claims 240 bytes, but ends earlier"):
             read(anywhere)
 
 

@@ -262,7 +262,7 @@ def test_missing_file(tmp_path):
         make_pool(owner_of("numpy"), 3).load(tmp_path / "absent")
 
 
-# The weights that a file's states are of.
+# The weights that a file's states were computed with.
 
 
 def loads_quietly(owner, path):
@@ -273,7 +273,7 @@ def loads_quietly(owner, path):
 
 @pytest.mark.parametrize("stacked", [False, True])
 def test_other_weights_warn(stacked, backend, tmp_path):
-    """Weights that differ in one bit, or in an option, warn before the pool changes. The filter may be an error."""
+    """Weights that differ in one bit, or in an option, warn before the pool changes. Warnings may be errors."""
     owner, path = owner_of(backend, stacked=stacked), tmp_path / "pool"
     pool = filled(owner)
     pool.save(path)

@@ -1,4 +1,4 @@
-"""threads= limits the threads of NumPy's BLAS during a call, and of nothing else."""
+"""`threads=` limits only the threads of NumPy's BLAS, and only during a call."""
 
 import itertools
 import os
@@ -232,7 +232,7 @@ def test_a_gpu_ignores_threads(backend):
 
 @pytest.mark.parametrize(
     ("parallel", "words"),
-    [(None, "isn't an OpenBLAS that could be found"), (0, "built without threads"), (2, "built with OpenMP")],
+    [(None, "isn't OpenBLAS, or its library wasn't found"), (0, "built without threads"), (2, "built with OpenMP")],
 )
 def test_a_blas_with_fixed_threads_raises(parallel, words, monkeypatch):
     function = blas._function

@@ -72,7 +72,7 @@ NO_SCANS = {
         {"proj_size": 5},
         "float16",
         {},
-        "scan projects N units to at most N columns, and a layer projects 4 to 5 (layers[0])",
+        "scan projects N units to at most N columns, but a layer projects 4 to 5 (layers[0])",
     ),
     "batch invariance": (
         *((3, 4), {}, "float16", {"batch_invariant": True}),

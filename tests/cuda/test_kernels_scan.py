@@ -173,7 +173,7 @@ PROJECTING = [
 
 @pytest.mark.parametrize("instance", PROJECTING)
 def test_scan_projects(functions, instance):
-    """h has P columns, up to as many as there are units. Its clip is in reach."""
+    """h has P columns, up to as many as there are units. The clip takes effect."""
     scan, step = functions(instance)
     R, U, W = instance.tile.rows, instance.tile.units, instance.width
     for k, layout in enumerate(

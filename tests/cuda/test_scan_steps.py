@@ -89,7 +89,7 @@ def test_scans_of_marked_rows(shape, rule, monkeypatch):
 
 
 def test_every_state_is_kept_without_scans():
-    """A scan writes no state but the last, so a call that returns all of them takes single steps."""
+    """A scan writes only the last state, so a call that returns all of them takes single steps."""
     lstm, T = make(directions=["backward", "both"], dtype="float16"), 7
     xs, states = arguments(lstm, T)
     outputs, finals, cells = lstm(xs, states, cells=True)
@@ -146,7 +146,7 @@ def test_a_scan_leaves_single_steps(T, monkeypatch):
     ],
 )
 def test_parts_of_one_step(T, reverse, wanted, monkeypatch):
-    """Memory for x's part of four steps cuts a graph into scans of four. A step that is left over is a single one."""
+    """Memory for x's part of four steps cuts a graph into scans of four. A step left over runs alone."""
     monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", GATES_OF_FOUR)
     nodes = nodes_of(make(1).sequencer(T, B, reverse=reverse)._engine._graph)
     nodes = [node.removeprefix("lstm_") for node in nodes if node.startswith("lstm_")]

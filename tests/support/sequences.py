@@ -12,7 +12,7 @@ def one_row(state, b):
 
 
 def direction(cell, xs, state, *, backwards, taken, first, reset_to, residual, last):
-    """Run one row through one layer in one direction. Return outputs (T, P), and the state after each step and all.
+    """Run one row through one layer in one direction. Return outputs (T, P), the state after each step, and the last.
 
     `first[t]` says that a sequence begins at step t. No state may cross its beginning.
     """

@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def left_for_the_night(items):
-    """Yield the slow cases of sampled tests, without the first and each BY_DAY-th after it."""
+    """Yield the slow cases of sampled tests, except the first and every BY_DAY-th one after it."""
     seen = Counter()
     for item in items:
         if item.get_closest_marker("sampled") and item.get_closest_marker("slow"):

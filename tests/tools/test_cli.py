@@ -131,7 +131,7 @@ def test_run_refuses(spoil, message, files, capsys):
 
 
 @pytest.mark.parametrize("name", ["inputs.npy", "state.npz"])
-@pytest.mark.parametrize("damage", [lambda c: b"", lambda c: c[: len(c) // 2], lambda c: b"some text, no array at all"])
+@pytest.mark.parametrize("damage", [lambda c: b"", lambda c: c[: len(c) // 2], lambda c: b"some text, not an array"])
 def test_damaged_arrays_are_named(name, damage, files, capsys):
     (files / name).write_bytes(damage((files / name).read_bytes()))
     assert command(files, "--state", files / "state.npz", "--backend", "numpy") == 1

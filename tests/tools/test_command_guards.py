@@ -238,7 +238,7 @@ def test_unreadable_inputs_fail(command, what, damage, folder, capsys, monkeypat
         path.mkdir()
     elif damage in ("empty", "text", "half of it"):
         path.write_bytes(
-            {"empty": b"", "text": b"some text, no array at all", "half of it": content[: len(content) // 2]}[damage]
+            {"empty": b"", "text": b"some text, not an array", "half of it": content[: len(content) // 2]}[damage]
         )
     before = contents(folder)
     if damage in ("unreadable", "unsearchable"):

@@ -1,4 +1,4 @@
-"""`python -m benchmarks compare`: processes in turns, one file of results, and what failed is said."""
+"""`python -m benchmarks compare`: processes take turns, fill one file of results, and failures are named."""
 
 import copy
 import importlib.util

@@ -56,7 +56,7 @@ def test_rows_repeat_and_are_exact(B, dtype):
     case.assert_ordinary(result)
 
 
-def test_sequences_are_of_each_arithmetic():
+def test_sequences_cover_each_arithmetic():
     assert len(SEQUENCES) == len({size.id for size in SEQUENCES})
     assert {size.arithmetic for size in SEQUENCES} == {"bfloat16", "float16", "float32", "tf32"}
     assert {size.T for size in SEQUENCES} == {16, 128, 1600}

@@ -116,7 +116,7 @@ def test_bad_lengths(lengths, message, folder, capsys):
     assert not (folder / "inputs.out.npz").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"some text, no array at all"])
+@pytest.mark.parametrize("content", [b"", b"some text, not an array"])
 def test_damaged_lengths_are_named(content, folder, capsys):
     (folder / "lengths.npy").write_bytes(content)
     assert run(folder, "--lengths", folder / "lengths.npy", "--backend", "numpy") == 1

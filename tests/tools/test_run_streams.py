@@ -332,7 +332,7 @@ def test_streams_that_claim_too_much_fail(shape, by_columns, kind, folder, monke
     ("content", "arguments", "message"),
     [
         (b"", ("--out", "-"), "standard input is not a .npy file of numbers, or is damaged"),
-        (b"text, no array", ("--out", "-"), "standard input is not a .npy file of numbers, or is damaged"),
+        (b"text, not an array", ("--out", "-"), "standard input is not a .npy file of numbers, or is damaged"),
         (claim((2, 3, 5)), ("--out", "-"), "standard input: wanted shape (T, B, I) with I = 2; got shape (2, 3, 5)"),
         (
             b"",
@@ -435,7 +435,7 @@ def test_next_run_removes_a_killed_runs_file(folder):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nan_in_outputs_is_said(kind, folder, monkeypatch, caplog):
+def test_nan_in_outputs_is_logged(kind, folder, monkeypatch, caplog):
     x = np.load(folder / "x.npy")
     x[9, 1, 0] = np.nan
     np.save(folder / "nan.npy", x)
@@ -446,7 +446,7 @@ def test_nan_in_outputs_is_said(kind, folder, monkeypatch, caplog):
     assert [record.message for record in caplog.records] == [f"{folder}/{said}"]
 
 
-def test_nan_after_the_ends_of_rows_is_not_said(folder, caplog):
+def test_nan_after_the_ends_of_rows_is_ignored(folder, caplog):
     x = np.load(folder / "x.npy")
     x[5:, 2] = x[:, 1] = np.nan
     np.save(folder / "nan.npy", x)

@@ -98,7 +98,7 @@ def test_torchrl_is_left_out_with_its_reason(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # from other libraries
-def test_torchrl_is_called_rightly(monkeypatch):
+def test_torchrl_is_called_correctly(monkeypatch):
     """Its other backends are called in the same way, and need no Triton."""
     pytest.importorskip("torchrl")
     peer = PEERS["TorchRL, Triton"]

@@ -16,7 +16,7 @@ TEN_PERCENT = math.log(1.1)
 
 
 def plain(rng, shape):
-    """2 %, as in quiet processes."""
+    """Return noise of 2 %, as in quiet processes."""
     return rng.normal(0, 0.02, shape)
 
 
@@ -91,7 +91,7 @@ def test_difference_in_recorded_noise_is_found():
 
 
 def test_interval_covers_the_ratio():
-    """99 %, for a run of one row."""
+    """In 99 % of runs of one row, it does."""
     rng, covered = np.random.default_rng(0), 0
     for _ in range(2000):
         ours, other = np.exp(rng.normal(0, 0.02, (2, 16)))
@@ -111,7 +111,7 @@ def test_more_rows_widen_the_interval():
     ("factor", "word"), [(1.031, FASTER), (1.029, TIE), (1.0, TIE), (1 / 1.029, TIE), (1 / 1.031, SLOWER)]
 )
 def test_small_differences_tie(factor, word):
-    """However sure, 3 % is the least difference. Above 1, ours is faster."""
+    """Differences below 3 % tie, however sure they are. Above 1, ours is faster."""
     found = verdict([1e-5] * 8, [1e-5 * factor] * 8, ROWS)
     assert found.ratio == pytest.approx(factor)
     assert found.word == word

@@ -36,7 +36,7 @@ def chunks(T: int, most: int) -> Iterator[tuple[int, int]]:
 
 
 def most_steps(engines: Sequence[CudaCell], form: Form) -> int:
-    """Return the most steps of a chunk."""
+    """Return how many steps a chunk has at most."""
     limit = steps_that_fit(engines, form)
     return next(size for size in SIZES if size <= limit)
 
@@ -44,7 +44,7 @@ def most_steps(engines: Sequence[CudaCell], form: Form) -> int:
 def kernels_of(engines: Sequence[CudaCell], steps: int, B: int, *, scans: bool = True) -> tuple[str, ...]:
     """Return the kernel of each layer in graphs of at most `steps` steps of B rows.
 
-    See `fusedlstm.backends.sequence_choice.choose`, also for `scans`.
+    `fusedlstm.backends.sequence_choice.choose` explains the choice, and `scans`.
 
     Raises:
         BackendUnavailableError: a step needs matmul, which can't be planned here.

@@ -1,8 +1,8 @@
 """Divide the layers of a stack into parts that each read in one direction.
 
-Consecutive layers of one direction are one part: a step passes through all of them before the next. Where the direction
-changes, the layers above need every step of the layers below. So they form a new group, which starts after the group
-below. A layer with both directions is a group of two parts, which write their outputs side by side.
+Consecutive layers of one direction are one part. Each step passes through all of its layers before the next step. Where
+the direction changes, the layers above need every step of the layers below. So they form a new group, which starts when
+the group below has ended. A layer with both directions is a group of two parts, with their outputs side by side.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """Layers that pass their steps on, in one direction.
+    """Consecutive layers that read in the same direction.
 
     Attributes:
-        which: where they are in `StackedWeights.layers`.
+        which: their slice of `StackedWeights.layers`.
         residual: whether each layer's output is its h plus its input.
         backward: whether they read from the last step to the first.
-        columns: where their outputs are in those of the group.
+        columns: the columns of the group's outputs that they write.
     """
 
     which: slice

@@ -38,7 +38,7 @@ class KernelSteps(LayerSteps):
         self._queue_each(order, order[0])
 
     def _queue_each(self, order: range, first: int) -> None:
-        """Queue these steps. `first` is the first step of `queue`."""
+        """Queue the steps in `order`. `first` is the first step that `queue` takes."""
         h, other = self.state.h, self._other
         for t in order:
             self._step(t, first, h, other)
@@ -48,7 +48,7 @@ class KernelSteps(LayerSteps):
             copy_rows(self.state.h, h)
 
     def _step(self, t: int, first: int, h: Any, next_h: Any) -> None:
-        """Queue step t."""
+        """Queue step t. `first` is as in `_queue_each`."""
         buffers, c = self._buffers, self.state.c
         x = buffers.xs[t]
         to = Destinations(

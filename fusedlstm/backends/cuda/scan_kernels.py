@@ -53,7 +53,7 @@ class Scan:
         flags: (T, B) as in kernels/flags.cuh, viewed as booleans; or None.
         reset_h: (B, P), or one row, or None for zeros: what h becomes in a reset.
         reset_c: (B, N), likewise.
-        last: (B, P): each row's last output, before and after, which idle rows repeat. If None, they get zeros.
+        last: (B, P): each row's last output, which idle rows repeat, read and updated. If None, they get zeros.
         reverse: whether to walk from the last step to the first.
     """
 
@@ -141,7 +141,7 @@ def scan_launch(directions: Sequence[Scan], capability: int) -> Launch:
 
 @functools.cache
 def gates_kernel(tile: Tile, dtype: np.dtype[Any], aligned: bool) -> Kernel:
-    """Return the instance of kernels/gates.cu for these template arguments. `aligned`: rows of x can be staged."""
+    """Return the instance of kernels/gates.cu for a tile. `aligned` says whether rows of x can be staged."""
     name = f"lstm_gates<{tile.c_name(dtype)}, {str(aligned).lower()}>"
     return Kernel("gates.cu", name, Struct(GatesArguments, T=dtype), tile.shared_bytes)
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class ScanSteps(KernelSteps):
-    """See `sequence_form.LayerSteps`. A row's state stays in its block from step to step. Few steps are single ones.
+    """See `sequence_form.LayerSteps`. A row's state stays in its block from step to step.
+
+    Parts of fewer than FEWEST_STEPS steps run as single steps.
 
     Args:
         engine: the engine of a layer that `sequence_choice` allows.
@@ -58,7 +60,7 @@ class ScanSteps(KernelSteps):
         self._scan(part, gates)
 
     def _scan(self, part: slice, gates: Any) -> None:
-        """Queue a part of the steps, from x's part of their gates."""
+        """Queue a part of the steps, given x's part of their gates."""
         buffers, state = self._buffers, self.state
         reset_h, reset_c = self._reset_pair
         scan = Scan(

@@ -21,8 +21,8 @@ _SHARED = {80: 163 << 10, 87: 163 << 10, 90: 227 << 10, 100: 227 << 10, 103: 227
 _LEAST_SHARED = 99 << 10
 _STATIC_BYTES = 4 << 10  # at most, of what the kernel declares itself: flags, bias and peepholes
 NO_FLAGS, ZEROS, LAST = range(3)  # as in kernels/scan.cu
-# Up to this many units N, x's part of up to this many rows B is computed in medium tiles. With more rows, large ones
-# are no slower for 16 steps, and faster for more. A model says so (benchmarks/sequence_model.py).
+# (N, B): with up to N units and up to B rows, x's part is computed in medium tiles. With more rows, large tiles are no
+# slower for 16 steps, and faster for more, according to a model (benchmarks/sequence_model.py).
 _MEDIUM_ROWS = ((32, 512), (64, 256), (128, 128))
 
 
@@ -86,7 +86,7 @@ def _fits(tile: ScanTile, dtype: np.dtype[Any], flags: int, capability: int) -> 
 def gates_tile(B: int, N: int, dtype: np.dtype[Any], capability: int) -> tiles.Tile:
     """Return the tile of kernels/gates.cu for steps of B rows and N units.
 
-    It doesn't depend on the number of steps. So a sequence has the same bits, whatever the parts that it is cut into.
+    It doesn't depend on the number of steps. So a sequence has the same bits however it is cut into parts.
     """
     medium = next(rows for most, rows in _MEDIUM_ROWS if most >= N) >= B or not is_roomy(capability)
     return tiles.tile_of("tensor_medium" if medium else "tensor_large", B, N, dtype, capability)

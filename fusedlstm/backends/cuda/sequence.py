@@ -81,7 +81,7 @@ class CudaSequence(SequenceEngine):
             copy_rows(final.c, state.c)
 
     def _run_groups(self, engines: Sequence[CudaCell], run: SequenceRun, marks: Marks) -> None:
-        """Run group after group. The results of lower ones are in memory of CuPy's pool."""
+        """Run the groups in turn. The outputs of lower groups are in memory from CuPy's pool."""
         xs: Any = run.xs
         for group in self._groups:
             is_top = group is self._groups[-1]

@@ -29,7 +29,7 @@ class Form:
         reset_rows: the number of rows of the states that rows are reset to; 0 for zeros.
         reverse: whether the steps run from the last to the first.
         repeats: whether the outputs of idle rows repeat the last ones, instead of being zeros.
-        cells: whether to keep every state.
+        cells: whether to keep the state after every step.
     """
 
     B: int
@@ -58,7 +58,7 @@ class LayerBuffers:
         flags: (S, B) flags of kernels/flags.cuh, or None.
         last: (B, P), which idle rows repeat in the first step; None for zeros in all steps.
         residual: whether x is added to the outputs.
-        cells: every state, h (S, B, P) and c (S, B, N), or None.
+        cells: the state after every step, h (S, B, P) and c (S, B, N); or None.
     """
 
     xs: Any

@@ -28,7 +28,7 @@ _MOST_BUFFERS = 32 << 20
 
 
 def steps_that_fit(engines: Sequence[CudaCell], form: Form) -> int:
-    """Return how many steps fit in _MOST_BUFFERS, or 1."""
+    """Return how many steps fit in _MOST_BUFFERS, at least 1."""
     first = engines[0].weights
     outputs = sum(engine.weights.P for engine in engines)
     nbytes = (first.I + outputs) * first.dtype.itemsize

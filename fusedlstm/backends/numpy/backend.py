@@ -84,7 +84,7 @@ class NumpyBackend:
         """Return an engine for a cell. `kernel` and `precision` are ignored: float32 is always IEEE float32 here.
 
         Raises:
-            RuntimeError: `batch_invariant` or `threads` is set, but can't be kept with this NumPy and its BLAS.
+            RuntimeError: NumPy or its BLAS can't guarantee `batch_invariant`, or can't limit its threads to `threads`.
         """
         del precision, kernel
         reason = None if threads is None else blas.why_threads_are_fixed()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
 _VARIABLE = "OPENBLAS_CORETYPE"
-_OPENMP = 2  # what openblas_get_parallel returns
+_OPENMP = 2  # openblas_get_parallel returns this if OpenBLAS was built with OpenMP
 
 # The instructions that OpenBLAS's x86 kernels use, by kernel names in lower case.
 _OLD, _AVX, _AVX2, _AVX512 = range(4)
@@ -59,7 +59,7 @@ def threads() -> int | None:
 def thread_functions() -> tuple[Callable[[], int], Callable[[int], object]]:
     """Return OpenBLAS's own functions that get and set its number of threads, in the whole process.
 
-    They are called at each step, and keep the GIL, which takes less time. `why_threads_are_fixed()` must be None.
+    They keep the GIL, which saves time, as they are called at each step. `why_threads_are_fixed()` must be None.
     """
     library: Any = _openblas()
     quick = ctypes.PyDLL(library._name)
@@ -70,10 +70,10 @@ def why_threads_are_fixed() -> str | None:
     """Return why `thread_functions` can't be used, or None if they can."""
     parallel = _function(_openblas(), "get_parallel", ctypes.c_int)
     if parallel is None or _function(_openblas(), "set_num_threads", None) is None:
-        return f"NumPy's BLAS ({describe()}) isn't an OpenBLAS that could be found"
+        return f"NumPy's BLAS ({describe()}) isn't OpenBLAS, or its library wasn't found"
     kind = int(parallel())
     if kind == _OPENMP:
-        return "NumPy's OpenBLAS was built with OpenMP, which has a number of threads for each thread"
+        return "NumPy's OpenBLAS was built with OpenMP, where each Python thread has its own number of threads"
     return None if kind else "NumPy's OpenBLAS was built without threads"
 
 

@@ -97,7 +97,7 @@ class CellSequence:
     ) -> None:
         """Take the steps xs (T, B, I) without resets. Write every h to ys (T, B, P).
 
-        Every c goes to cs (T, B, N) or, without it, to c_out, which then has the last one.
+        Every c goes to cs (T, B, N). Without cs, only the last c is kept, in c_out.
         """
         (T, B, _), c = xs.shape, np.asarray(c)
         at_once = self.steps_at_once(B)  # for the whole batch, so that a row's bits don't depend on its share

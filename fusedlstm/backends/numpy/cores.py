@@ -21,7 +21,11 @@ _CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def warn_if_crowded(threads: int | None = None) -> None:
-    """Log a warning if the BLAS, or a limit of threads, has more threads than cores are idle. It is measured once."""
+    """Log a warning if the BLAS has more threads than there are idle cores. This is measured once.
+
+    Args:
+        threads: the most threads it may use; None for its own number.
+    """
     count = threads or blas.threads() or 1
     if count > 1:
         text = _complaint_once(count)

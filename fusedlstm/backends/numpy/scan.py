@@ -38,7 +38,7 @@ def scan(
         reset_to: a state of one row or of B; None for zeros.
         ys: (T, B, P), contiguous. Every h is written to it. Idle rows repeat their last h.
         final: the state after the last step is written to it.
-        cs: (T, B, N), contiguous. Every c is written to it. Idle rows repeat their last c. None if nobody wants it.
+        cs: (T, B, N), contiguous. Every c is written to it. Idle rows repeat their last c. None if it isn't wanted.
     """
     T, B, _ = xs.shape
     h, c = state.h, state.c

@@ -51,7 +51,7 @@ class Limits:
                 self._put(limit)
 
     def end(self, call: object) -> None:
-        """Remove a call's limit. This may be repeated if it was interrupted, and even if `begin` was."""
+        """Remove a call's limit. If this or `begin` was interrupted, it may be called again."""
         with self._lock:
             without, limits = self._without, self._limits
             limits.pop(call, None)
@@ -80,7 +80,7 @@ class Limits:
                 raise interruption
 
     def forget(self) -> None:
-        """Remove all limits, in the child of a fork: the threads of most calls don't exist there."""
+        """Remove all limits. A forked child needs this, because the threads of most calls don't exist there."""
         self._lock = threading.RLock()
         self._limits.clear()
         self.end(None)

@@ -1,4 +1,4 @@
-"""Share the rows of a batch among threads. A product that is cut into pieces uses only one.
+"""Share the rows of a batch among threads, because the BLAS runs small pieces of a product in one thread.
 
 There are as many threads as NumPy's BLAS has, or as the cell's `threads` says.
 

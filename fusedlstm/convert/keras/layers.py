@@ -76,7 +76,7 @@ def _stack_of(root: Node, several: Sequence[Found], given: Given) -> StackedWeig
     layers = [_KerasLayer(found, given) for found in several]
     for below, layer in zip([None, *layers[:-1]], layers, strict=True):
         if below is not None and below.turns and may_mask(root):
-            why = "False in a layer under others in a model that may mask steps"
+            why = "False in a layer below others in a model that may mask steps"
             hint = "Keras reverses the outputs, but not the mask"
             fail(ValueError, f"{below.name}.go_backwards", why, "True", hint)
         if bool(layer.options.get("time_major")) != bool(layers[0].options.get("time_major")):

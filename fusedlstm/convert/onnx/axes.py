@@ -31,7 +31,7 @@ _HOLDERS = {
     "float32": ("float32", "float64"),
     "float64": ("float64",),
 }
-_BEFORE_ALL = -(1 << 31)  # where a slice with step -1 ends that has the first element, too
+_BEFORE_ALL = -(1 << 31)  # the end of a slice with step -1 that includes the first element
 _OPSET_OF_INFERENCE = 7  # before it, Dropout is in training mode unless is_test is set
 
 

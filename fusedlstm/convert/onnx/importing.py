@@ -52,8 +52,8 @@ def from_onnx(
     Concat of both directions. Nodes with equal weights in the two branches of an If are one LSTM, as only one runs.
 
     A node with the direction "reverse" becomes a layer that reads backward. Between nodes without sequence_lens, a
-    Slice may also reverse all steps, as PyTorch's flip does. The directions are then those in the order of the first
-    node's X, and so is the order of our outputs. A bidirectional node must not read reversed steps.
+    Slice may also reverse all steps, as PyTorch's flip does. Directions, and the order of our outputs, then
+    follow the steps of the first node's X. A bidirectional node must not read reversed steps.
 
     A model holds more than weights:
 

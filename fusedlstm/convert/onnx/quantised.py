@@ -23,9 +23,11 @@ def _dequantize(given: Arguments) -> NumpyArray:
     """Return (q - zero point) * scale, computed in float32, in the scale's dtype."""
     array, scale, zero = _inputs(given)
     if array.dtype.name not in (*INTEGERS.values(), "int32"):
-        raise ValueError(f"from {array.dtype}, not from integers of 8, 16 or 32 bits")
-    if zero.dtype != array.dtype or (array.dtype.name == "int32" and zero.any()):
-        raise ValueError(f"a zero point {zero.dtype} for {array.dtype}, which for int32 must be 0")
+        raise ValueError(f"wanted integers of 8, 16 or 32 bits; got {array.dtype}")
+    if zero.dtype != array.dtype:
+        raise ValueError(f"wanted a zero point of dtype {array.dtype}; got {zero.dtype}")
+    if array.dtype.name == "int32" and zero.any():
+        raise ValueError("wanted 0 as the zero point of int32; got another number")
     given.count(array.size * 12)
     with np.errstate(all="ignore"):
         values = (array.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * scale.astype(np.float32)
@@ -36,9 +38,11 @@ def _quantize(given: Arguments) -> NumpyArray:
     """Return x / scale, rounded to even, plus the zero point, within the limits of the zero point's dtype."""
     array, scale, zero = _inputs(given)
     if array.dtype != scale.dtype or zero.dtype.name not in INTEGERS.values():
-        raise ValueError(f"from {array.dtype} by a scale {scale.dtype} to {zero.dtype}")
+        raise ValueError(
+            f"wanted values with the scale's dtype {scale.dtype}, to 8 or 16 bits; got {array.dtype} to {zero.dtype}"
+        )
     if not np.isfinite(array).all():
-        raise ValueError("numbers that are not finite")
+        raise ValueError("wanted finite numbers; got NaN or infinity")
     limits = np.iinfo(zero.dtype)
     given.count(array.size * 12)
     with np.errstate(all="ignore"):
@@ -50,16 +54,16 @@ def _inputs(given: Arguments) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
     """Return the values, and the scale and zero point in a shape that broadcasts to them."""
     unknown = [name for name, value in given.attributes.items() if name not in ("axis", "saturate") and value]
     if unknown:
-        raise ValueError(f"the attribute {unknown[0]}")
+        raise ValueError(f"wanted no attributes but axis and saturate; got {unknown[0]}")
     array, scale = given.input(0), given.input(1)
     if scale.dtype.name not in dtypes.NAMES:
-        raise ValueError(f"a scale of dtype {scale.dtype}")
+        raise ValueError(f"wanted a scale of floats; got {scale.dtype}")
     if given.node.value(2) is not None:
         zero = given.input(2)
     else:
         zero = np.zeros(scale.shape, np.uint8 if array.dtype.kind not in "iu" else array.dtype)
     if zero.shape != scale.shape:
-        raise ValueError(f"a zero point {zero.shape} for a scale {scale.shape}")
+        raise ValueError(f"wanted a zero point of the scale's shape {scale.shape}; got shape {zero.shape}")
     return array, _along(array, scale, given), _along(array, zero, given)
 
 
@@ -69,7 +73,9 @@ def _along(array: NumpyArray, one: NumpyArray, given: Arguments) -> NumpyArray:
         return one.reshape(())
     axis = range(array.ndim)[given.attributes.get("axis", 1)]
     if one.shape != (array.shape[axis],):
-        raise ValueError(f"a scale {one.shape} for axis {axis} of {array.shape}")
+        raise ValueError(
+            f"wanted one scale, or {array.shape[axis]} for axis {axis} of {array.shape}; got shape {one.shape}"
+        )
     return one.reshape([-1 if k == axis else 1 for k in range(array.ndim)])
 
 

@@ -36,7 +36,7 @@ def refuse_rounded(constants: Constants, lowest: Sequence[LSTM], every: Sequence
 
 
 def _rounding(value: Value | None, constants: Constants) -> Any:
-    """Return the DequantizeLinear of a value that is not a constant; None without one."""
+    """Return the DequantizeLinear that a value comes from; None without one, or if it is of a constant."""
     for _ in range(_MOST_BETWEEN):
         if value is None or value.node is None:
             return None

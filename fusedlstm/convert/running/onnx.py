@@ -41,7 +41,7 @@ def run(
     """Return what onnxruntime computes with a model's nodes, each of which reads the output of the one before.
 
     Each node is copied into its own model, with the operators that make its weights, but without its layout and
-    sequence_lens. A node that reads reversed steps gets them so.
+    sequence_lens. A node that reads reversed steps gets them reversed.
 
     Args:
         source: the path of the model.

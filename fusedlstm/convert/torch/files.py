@@ -56,7 +56,7 @@ def shape_of(parameters: Mapping[str, Any], name: str) -> tuple[int, ...]:
 
 
 class SavedParameters(Mapping[str, Any]):
-    """The content of a file of torch.save by name: arrays, and whatever else it holds. Of TorchScript, only tensors.
+    """The content of a file of torch.save by name: arrays, and whatever else it holds. From TorchScript, only tensors.
 
     Attributes:
         content: what torch.save wrote.

@@ -35,7 +35,7 @@ class Text:
         return self.text
 
     def storage(self, dtype: str, *, big_endian: bool) -> Storage:
-        """Return the storage that these bytes are."""
+        """Return a storage of these bytes."""
         return Storage("of NumPy", dtype, len(self.text), lambda: self.text.encode("latin-1"), big_endian)
 
 
@@ -74,7 +74,7 @@ class Array:
         self.values: StoredTensor | Other = Other("a NumPy array without values")
 
     def build(self, state: Any) -> None:
-        """Set the values, given a version, the shape, the dtype, whether it is in Fortran's order, and the bytes."""
+        """Set the values, given a version, the shape, the dtype, whether it is Fortran-ordered, and the bytes."""
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], (Dtype, Other)):
             raise ValueError(_DAMAGED.format("array"))
         _, shape, dtype, is_fortran, text = state
@@ -83,7 +83,7 @@ class Array:
 
 
 def _strides(shape: tuple[Any, ...], *, is_fortran: bool) -> tuple[int, ...]:
-    """Return the strides of an array without gaps. Sizes that are not sizes are refused later."""
+    """Return the strides of an array without gaps. Invalid sizes are refused later."""
     strides, step = [], 1
     for size in shape if is_fortran else reversed(shape):
         strides.append(step)
@@ -93,7 +93,7 @@ def _strides(shape: tuple[Any, ...], *, is_fortran: bool) -> tuple[int, ...]:
 
 
 def _bytes(arguments: tuple[Any, ...]) -> Any:
-    """Return bytes: protocol 2 has none, and pickles encode("text", "latin1")."""
+    """Return bytes. Protocol 2 has none, so it pickles the call encode("text", "latin1") instead."""
     if len(arguments) == 2 and isinstance(arguments[0], str) and arguments[1] in ("latin1", "latin-1"):
         return Text(arguments[0])
     return Other("bytes")
@@ -130,7 +130,7 @@ NAMES = ("numpy.ndarray", *CALLS)
 
 
 def plain(value: Any) -> Any:
-    """Return a value of an unpickled object with NumPy's replaced by the types of PyTorch's values."""
+    """Return an unpickled value, as a StoredTensor or an Other if it is NumPy's."""
     if isinstance(value, Array):
         return value.values
     return Other("bytes") if isinstance(value, Text) else Other("a NumPy dtype") if isinstance(value, Dtype) else value

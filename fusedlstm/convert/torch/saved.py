@@ -51,7 +51,7 @@ class Content:
         return open(self.where, "rb") if isinstance(self.where, str) else io.BytesIO(self.where)
 
     def archive(self) -> zipfile.ZipFile:
-        """Open the zip file that it is."""
+        """Open it as a zip file."""
         return zipfile.ZipFile(self.where if isinstance(self.where, str) else io.BytesIO(self.where))
 
     def read(self) -> SavedZip | SavedPickles:

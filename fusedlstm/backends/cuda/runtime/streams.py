@@ -239,8 +239,8 @@ class _Kept:
     held: list[Any]
 
 
-# Memory of queued work, oldest first. The next call frees them up to the first whose work isn't done. There is no lock:
-# a finalizer or a signal handler may run in the middle of these functions and call them again, or interrupt them.
+# Memory of queued work, oldest first. The next call frees it, up to the first work that isn't done. There is no lock: a
+# finalizer or a signal handler may run in the middle of these functions and call them again, or interrupt them.
 _unfinished: deque[_Kept] = deque()
 
 
