@@ -74,7 +74,7 @@ class SavedParameters(Mapping[str, Any]):
             article = "an" if kind[0] in "aeiou" else "a"
             raise WeightsFileError(f"{path} holds {article} {kind}, not a state_dict or a dict with one")
         values = {name: numpy_values.plain(each) for name, each in flatten("source", saved.content, ".").items()}
-        self.classes = {name[: -len(ClassName.KEY)]: v for name, v in values.items() if isinstance(v, ClassName)}
+        self.classes = {name[: -len(ClassName.KEY)]: v.name for name, v in values.items() if isinstance(v, ClassName)}
         if saved.is_script:
             values = {name: value for name, value in values.items() if isinstance(value, (StoredTensor, Other))}
             if not values:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _KINDS = {"b": "bool", "i": "int", "u": "uint", "f": "float", "c": "complex"}
 _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
 _CODE = re.compile(r"([biufc])([0-9]{1,2})")
+_LONGEST_CODE = 32  # characters, as in U100; each array of a dtype that isn't read copies its code
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")  # before NumPy 2, and since
 _DAMAGED = "its pickle is damaged: it makes a NumPy {} in a way that NumPy doesn't"
 
@@ -100,7 +101,7 @@ def _bytes(arguments: tuple[Any, ...]) -> Any:
 
 
 def _dtype(arguments: tuple[Any, ...]) -> Any:
-    if not arguments or not isinstance(arguments[0], str):
+    if not arguments or not isinstance(arguments[0], str) or len(arguments[0]) > _LONGEST_CODE:
         raise ValueError(_DAMAGED.format("dtype"))
     return Dtype(arguments[0])
 
