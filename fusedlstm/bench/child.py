@@ -101,7 +101,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     try:
         prepared = Prepared(pickle.load(requests))
     except Exception as error:  # a library's own, too: it is why the library isn't timed
-        answer(str(error) or type(error).__name__)
+        answer(" ".join(str(error).split()) or type(error).__name__)
         return
     answer(prepared.ready)
     while True:
