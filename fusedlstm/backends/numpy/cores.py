@@ -21,7 +21,10 @@ _CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def warn_if_crowded(threads: int | None = None) -> None:
-    """Log a warning if the BLAS, or a limit of threads, has more threads than cores are idle. It is measured once."""
+    """Log a warning if the BLAS, or a limit of threads, has more threads than cores are idle.
+
+    It is measured once for each number of threads.
+    """
     count = threads or blas.threads() or 1
     if count > 1:
         text = _complaint_once(count)
