@@ -131,7 +131,7 @@ def test_tensors_as_keys_raise(torch, tmp_path):
     ("content", "words"),
     [(np.zeros(3), "a NumPy array"), (np.dtype("f4"), "an object"), (b"a", "an object"), ([1], "a list")],
 )
-def test_files_without_a_dict_name_their_content(torch, tmp_path, content, words):
+def test_files_without_a_dict_say_what_they_hold(torch, tmp_path, content, words):
     torch.save(content, tmp_path / "m.pt")
     with pytest.raises(WeightsFileError, match=f"holds {words}, not a state_dict"):
         convert.from_torch(tmp_path / "m.pt")

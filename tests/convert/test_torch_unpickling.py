@@ -463,7 +463,7 @@ def peak_of(call):
         tracemalloc.stop()
 
 
-def test_parts_of_a_storage_do_not_copy_its_name(tmp_path):
+def test_parts_of_a_storage_copy_no_name(tmp_path):
     path, key = tmp_path / "m.pt", "K" * 100_000
     view = b"(" + text("v") + number(0) + number(4) + b"t"
     first = storage(key=key, legacy=True, view=view).replace(text(key), text(key) + put(0))
@@ -474,7 +474,7 @@ def test_parts_of_a_storage_do_not_copy_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("module", ["__torch__", "__torch__.torch.classes"])
-def test_objects_of_scripts_do_not_copy_their_name(tmp_path, module):
+def test_objects_of_scripts_copy_no_name(tmp_path, module):
     path = tmp_path / "m.pt"
     kind = f"c{module}\n{'M' * 1000}\n".encode() + put(0)
     pickle = b"}" + text("x") + b"](" + kind + (get(0) + b")\x81Nb") * 5000 + b"es"

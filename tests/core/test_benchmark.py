@@ -524,7 +524,7 @@ def test_a_process_that_prints_is_ended(monkeypatch, words):
         worker.Worker(task())
 
 
-def test_a_process_has_only_paths_that_imports_use(monkeypatch):
+def test_a_process_gets_only_text_paths(monkeypatch):
     code = "import json, sys; path, _ = json.loads(sys.argv[1]); sys.exit(len(path))"
     monkeypatch.setattr(worker, "_CODE", code)
     monkeypatch.setattr(sys, "path", ["a", Path("b"), "c"])

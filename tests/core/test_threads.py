@@ -123,7 +123,7 @@ def test_calls_at_once_have_the_smallest_limit(counts):
             assert blas.threads() == WITHOUT
 
 
-def test_first_cells_at_once_share_their_limits(monkeypatch):
+def test_first_cells_at_once_share_limits(monkeypatch):
     """Each thread finds the BLAS before any has its limits."""
     both, found = threading.Barrier(2, timeout=60), []
 
