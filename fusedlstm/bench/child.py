@@ -101,7 +101,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     try:
         prepared = Prepared(pickle.load(requests))
     except Exception as error:  # also a library's own errors: they say why it isn't timed
-        answer(str(error) or type(error).__name__)
+        answer(" ".join(str(error).split()) or type(error).__name__)
         return
     answer(prepared.ready)
     while True:

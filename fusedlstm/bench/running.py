@@ -17,7 +17,7 @@ from fusedlstm.backends.numpy import blas, cores, formula
 from fusedlstm.bench.child import CHECKED
 from fusedlstm.bench.result import BenchmarkResult, Times
 from fusedlstm.bench.steppings import LIBRARIES, OURS, Task, inputs_of, version
-from fusedlstm.bench.worker import Worker
+from fusedlstm.bench.worker import Worker, WorkerEndedError
 from fusedlstm.selftest.arithmetics import ARITHMETICS
 from fusedlstm.validation.arguments import check_bool, check_choice, check_real, check_size, fail
 from fusedlstm.validation.weights import as_layers, check_owner
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 STEPS = ("call", "out", "stepper")
 _TURN, _MOST_TURNS = 2.0, 10  # seconds that each library steps in a turn, or longer to have at most so many turns
+_SHORTEST = 1e-6  # seconds from a step to the next one
 _PAUSE = 0.3  # seconds between blocks, so that the last library's threads stop spinning
 _SLACK = 10  # times the difference that is allowed after one step
 
@@ -58,7 +59,8 @@ def benchmark(
     Args:
         owner: an LSTMCell, or a unidirectional LSTM. The other processes get a copy.
         batch: B, at least 1.
-        every: seconds from the beginning of one step to that of the next; None for steps back to back.
+        every: seconds from the beginning of one step to that of the next, from 1e-6 to `seconds`. None takes steps back
+            to back.
         seconds: how long each library steps, in all its turns. The quantile p99.9 needs 10,000 steps: 100 seconds.
         step: how to step: "call" returns new arrays. "out" alternates between two states with `out=`, which only a cell
             takes. "stepper" uses a Stepper.
@@ -78,13 +80,16 @@ def benchmark(
     if every is not None:
         every = _positive("every", every)
     total = _positive("seconds", seconds)
+    if every is not None and not _SHORTEST <= every <= total:
+        hint = "every=None takes steps back to back"
+        fail(ValueError, "every", f"from {_SHORTEST:g} to {total:g}, which is `seconds`", f"{every:g}", hint)
     check_choice("step", step, STEPS)
     if step == "out" and not owner._is_cell:
         fail(ValueError, "step", "'call' or 'stepper' with an LSTM", "'out'", "LSTM.step has no out=")
     check_bool("peers", peers)
     threads = None
     if owner.backend == "numpy":
-        threads = owner._options["threads"] or blas.threads() or round(cores.available())
+        threads = owner._options["threads"] or blas.threads() or max(1, round(cores.available()))
     run = _Run(owner, B, every, total, step, threads)
     try:
         run.start(LIBRARIES if peers else (OURS,))
@@ -125,7 +130,11 @@ class _Run:
         allowed = _SLACK * ARITHMETICS[kernel_choice.arithmetic(weights.dtype.name, owner._options["precision"])].h
         for library in libraries:
             mine = owner if library == OURS else None
-            worker = Worker(Task(library, mine, weights, self._B, self._how, self._threads, owner.device))
+            try:
+                worker = Worker(Task(library, mine, weights, self._B, self._how, self._threads, owner.device))
+            except WorkerEndedError as error:
+                self._leave_out(library, str(error))
+                continue
             self._workers[library] = worker
             if isinstance(worker.ready, str):
                 self._leave_out(library, worker.ready)
@@ -142,15 +151,21 @@ class _Run:
         if library == OURS:
             raise RuntimeError(f"{self._owner!r} can't be timed: {why}")
         self._not_timed[library] = why
-        self._workers[library].close()
+        for part in (self._ready, self._blocks):
+            part.pop(library, None)
+        if library in self._workers:
+            self._workers[library].close()
 
     def take_turns(self) -> None:
         """Time all libraries, a block of each in a turn."""
-        turns = max(1, min(_MOST_TURNS, round(self._seconds / _TURN)))
+        turns = max(1, min(_MOST_TURNS, round(self._seconds / max(_TURN, self._every or 0))))
         for _ in range(turns):
-            for library, blocks in self._blocks.items():
+            for library, blocks in list(self._blocks.items()):
                 time.sleep(_PAUSE)
-                blocks.append(self._workers[library].block(self._every, self._seconds / turns))
+                try:
+                    blocks.append(self._workers[library].block(self._every, self._seconds / turns))
+                except WorkerEndedError as error:
+                    self._leave_out(library, str(error))
 
     def result(self) -> BenchmarkResult:
         """Return everything."""

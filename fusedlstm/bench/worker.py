@@ -23,13 +23,24 @@ from fusedlstm.bench.child import main
 main(threads)
 """
 
+_ENDING = 5.0  # seconds that a process may take to end, once its output has
+
+
+class WorkerEndedError(RuntimeError):
+    """A process has ended, or can't be understood."""
+
 
 class Worker:
-    """A process that steps one library. End it with `close`."""
+    """A process that steps one library. End it with `close`.
+
+    Raises:
+        WorkerEndedError: the process has ended.
+    """
 
     def __init__(self, task: Task) -> None:
         threads = None if blas.why_threads_are_fixed() else blas.threads()
-        command = [sys.executable, "-c", _CODE, json.dumps([sys.path, threads])]
+        path = [each for each in sys.path if isinstance(each, str)]  # imports ignore the others, too
+        command = [sys.executable, "-c", _CODE, json.dumps([path, threads])]
         self._process: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             self.ready: Ready | str = self._ask(task)
@@ -41,7 +52,7 @@ class Worker:
         """Return the times of some steps.
 
         Raises:
-            RuntimeError: the process has ended.
+            WorkerEndedError: the process has ended.
         """
         block: Block = self._ask((every, seconds))
         return block
@@ -50,10 +61,19 @@ class Worker:
         try:
             pickle.dump(request, self._process.stdin)
             self._process.stdin.flush()
+        except OSError as error:
+            raise self._ended() from error
+        try:
             return pickle.load(self._process.stdout)  # from a process of our own
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
-            status = self._process.wait()
-            raise RuntimeError(f"the process that steps ended with status {status}") from error
+        except Exception as error:  # other output may look like any instruction
+            raise self._ended() from error
+
+    def _ended(self) -> WorkerEndedError:
+        try:
+            how = f"ended with status {self._process.wait(_ENDING)}"
+        except subprocess.TimeoutExpired:
+            how = "wrote something else to its standard output, as a sitecustomize.py may"
+        return WorkerEndedError(f"the process that steps {how}")
 
     def close(self) -> None:
         """End the process."""

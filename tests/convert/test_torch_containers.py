@@ -93,6 +93,50 @@ def test_numpy_weights(torch, tmp_path):
     assert_same_numbers(torch, module, convert.from_torch(path))
 
 
+def test_numpy_numbers_as_keys(torch, tmp_path):
+    """A trainer may keep names of classes or scores by NumPy's numbers."""
+    path, keys = tmp_path / "m.pt", (np.int64(3), np.float32(0.5), np.bool_(True), (np.uint8(1), "a"))
+    torch.save({"scores": {key: torch.full((1,), k) for k, key in enumerate(keys)}}, path)
+    parameters = SavedParameters(str(path))
+    assert list(parameters) == ["scores.3", "scores.0.5", "scores.True", "scores.1.a"]
+    assert [parameters[name].tolist() for name in parameters] == [[k] for k in range(4)]
+    assert not parameters.is_plain
+
+
+def test_long_numpy_keys_raise(torch, tmp_path):
+    """A scalar of many bytes would be read as often as it is a key."""
+    content = io.BytesIO()
+    torch.save({np.int8(1): 0}, content)
+    old, new = b"X\x01\x00\x00\x00\x01", b"X\x02\x00\x00\x00\x01\x01"
+
+    def change(pickled):
+        assert old in pickled
+        return pickled.replace(old, new)
+
+    rewrite(content, tmp_path / "m.pt", change)
+    with pytest.raises(WeightsFileError, match="a StoredTensor is a key of a dict"):
+        convert.list_torch(tmp_path / "m.pt")
+
+
+def test_tensors_as_keys_raise(torch, tmp_path):
+    for legacy in (False, True):
+        content = io.BytesIO()
+        torch.save({torch.ones(()): 0}, content, _use_new_zipfile_serialization=not legacy)
+        with pytest.raises(WeightsFileError, match="a StoredTensor is a key of a dict"):
+            (tmp_path / "m.pt").write_bytes(content.getvalue())
+            convert.list_torch(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(np.zeros(3), "a NumPy array"), (np.dtype("f4"), "an object"), (b"a", "an object"), ([1], "a list")],
+)
+def test_files_without_a_dict_say_what_they_hold(torch, tmp_path, content, words):
+    torch.save(content, tmp_path / "m.pt")
+    with pytest.raises(WeightsFileError, match=f"holds {words}, not a state_dict"):
+        convert.from_torch(tmp_path / "m.pt")
+
+
 def saved(torch, path, change):
     """Save an array, with its pickle changed."""
     content = io.BytesIO()

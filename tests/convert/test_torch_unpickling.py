@@ -1,6 +1,7 @@
 """Test that files of torch.save are read as PyTorch reads them, and that malicious files are bounded."""
 
 import collections
+import contextlib
 import io
 import struct
 import tracemalloc
@@ -386,6 +387,11 @@ ATTACKS = {
         b"(" + storage() + number(0) + b"(" + number(4) + b"t(" + number(1) + b"t\x89Nt",
         dict_of(data=tensor(storage(), (1,))),
     ),
+    "a long dtype again and again": b"]("
+    + called("numpy.dtype", text("f" * 200000))
+    + put(0)
+    + b"".join([called("numpy.core.multiarray.scalar", get(0), get(0))] * 2000)
+    + b"e",
     "deep lists": b"]" * 50000 + b"a" * 49999,
     "deep tuples": b"N" + b"\x85" * 50000,
     "deep dicts": b"}" + b"".join([text("a") + b"}"] * 3000) + b"s" * 3000,
@@ -444,6 +450,36 @@ def test_attacks_are_bounded(kind, attack, tmp_path):
             convert.from_torch(path)
     if attack in HARMLESS:
         assert SavedParameters(str(path)).is_plain == (attack in PLAIN)
+
+
+def peak_of(call):
+    """Return the most bytes that are allocated at once during a call, which may raise."""
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(WeightsFileError):
+            call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_parts_of_a_storage_copy_no_name(tmp_path):
+    path, key = tmp_path / "m.pt", "K" * 100_000
+    view = b"(" + text("v") + number(0) + number(4) + b"t"
+    first = storage(key=key, legacy=True, view=view).replace(text(key), text(key) + put(0))
+    others = storage(legacy=True, view=view).replace(text("0"), get(0)) * 1000
+    write(path, b"}" + text("x") + b"](" + first + others + b"es", "legacy", {key: bytes(16)})
+    assert peak_of(lambda: SavedParameters(str(path))) < 5e6
+    assert list(SavedParameters(str(path))) == ["x"]
+
+
+@pytest.mark.parametrize("module", ["__torch__", "__torch__.torch.classes"])
+def test_objects_of_scripts_copy_no_name(tmp_path, module):
+    path = tmp_path / "m.pt"
+    kind = f"c{module}\n{'M' * 1000}\n".encode() + put(0)
+    pickle = b"}" + text("x") + b"](" + kind + (get(0) + b")\x81Nb") * 5000 + b"es"
+    zip_of(path, [("a/data.pkl", b"\x80\x02" + pickle + b"."), ("a/constants.pkl", b"")])
+    assert peak_of(lambda: SavedParameters(str(path))) < 4e6
 
 
 class ReadOrRefused:

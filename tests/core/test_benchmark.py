@@ -7,6 +7,7 @@ import math
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 import fusedlstm
 from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights
 from fusedlstm.backends.numpy import blas, cores
-from fusedlstm.bench import child, histogram, result, running, steppings, table
+from fusedlstm.bench import child, histogram, result, running, steppings, table, worker
 from fusedlstm.bench.result import BenchmarkResult, Quantiles, Times
 from fusedlstm.bench.schedule import Block, back_to_back, by_deadlines
+from fusedlstm.bench.worker import WorkerEndedError
 from fusedlstm.validation.weights import as_layers
 
 from support import scripted_bench
@@ -389,6 +391,41 @@ def test_turns_share_the_time(scripted, seconds, turns):
     assert blocks == [("fusedlstm", 0.01, seconds / turns)] * turns
 
 
+@pytest.mark.parametrize(("every", "turns"), [(1.0, 5), (4.0, 2), (10.0, 1)])
+def test_each_turn_has_time_for_a_step(scripted, every, turns):
+    fusedlstm.benchmark(cell(), every=every, seconds=10, peers=False)
+    assert [each for each in scripted.begun if isinstance(each, tuple)] == [("fusedlstm", every, 10 / turns)] * turns
+
+
+@pytest.mark.parametrize("when", ["at the start", "while it steps"])
+def test_a_peer_that_dies_is_not_timed(scripted, monkeypatch, when):
+    """As a crash or the lack of memory may end it. The other libraries' times stay."""
+    method = {"at the start": "__init__", "while it steps": "block"}[when]
+    whole = getattr(scripted, method)
+
+    def die(worker, *arguments):
+        found = whole(worker, *arguments)
+        if worker.library == "torch":
+            raise WorkerEndedError("planted")
+        return found
+
+    monkeypatch.setattr(scripted, method, die)
+    found = fusedlstm.benchmark(cell())
+    assert [times.library for times in found.libraries] == ["fusedlstm 1.0", "onnxruntime 1.0"]
+    assert found.not_timed == {"torch": "planted"}
+    blocks = [each[0] for each in scripted.begun if isinstance(each, tuple)]
+    assert blocks.count("torch") == (when == "while it steps")
+
+
+def test_our_own_death_raises(scripted, monkeypatch):
+    def die(*_):
+        raise WorkerEndedError("planted")
+
+    monkeypatch.setattr(scripted, "block", die)
+    with pytest.raises(RuntimeError, match=r"^LSTMCell\(.*\) can't be timed: planted$"):
+        fusedlstm.benchmark(cell())
+
+
 def test_wrong_results_are_not_timed(scripted):
     states = running._reference(WEIGHTS, 1)
     states[0][0][0, 0] += 0.01
@@ -434,6 +471,8 @@ def test_a_crowded_machine_is_named(scripted, monkeypatch):
         ({"every": 0}, ValueError, "every: wanted a number of seconds above 0; got 0"),
         ({"every": float("nan")}, ValueError, "every: wanted a finite number; got nan"),
         ({"every": "10ms"}, TypeError, "every: wanted a number; got str"),
+        ({"every": 1e-300}, ValueError, "every: wanted from 1e-06 to 10, which is `seconds`; got 1e-300"),
+        ({"every": 3, "seconds": 2}, ValueError, "every: wanted from 1e-06 to 2, which is `seconds`; got 3"),
         ({"seconds": -1}, ValueError, "seconds: wanted a number of seconds above 0; got -1"),
         ({"seconds": float("inf")}, ValueError, "seconds: wanted a finite number"),
         ({"step": "fast"}, ValueError, "step: wanted one of 'call', 'out', 'stepper'; got 'fast'"),
@@ -459,8 +498,6 @@ def test_importing_the_package_imports_no_bench():
 
 
 def test_a_process_has_its_parents_threads():
-    from fusedlstm.bench import worker
-
     if blas.why_threads_are_fixed():
         pytest.skip(blas.why_threads_are_fixed())
     serve = "lambda *_: print(child.blas.threads(), 'threads', file=sys.stderr)"
@@ -473,8 +510,23 @@ def test_a_process_has_its_parents_threads():
 
 
 def test_a_process_that_dies_is_named(monkeypatch):
-    from fusedlstm.bench import worker
-
     monkeypatch.setattr(worker, "_CODE", "import sys; sys.exit(7)")
-    with pytest.raises(RuntimeError, match="the process that steps ended with status 7"):
+    with pytest.raises(WorkerEndedError, match="the process that steps ended with status 7"):
+        worker.Worker(task())
+
+
+@pytest.mark.parametrize("words", ["Hello", "I am here"])
+def test_a_process_that_prints_is_ended(monkeypatch, words):
+    """Python's startup files may print, before the process protects its output."""
+    monkeypatch.setattr(worker, "_ENDING", 0.1)
+    monkeypatch.setattr(worker, "_CODE", f"import sys; print({words!r}, flush=True); sys.stdin.buffer.read()")
+    with pytest.raises(WorkerEndedError, match="wrote something else to its standard output"):
+        worker.Worker(task())
+
+
+def test_a_process_gets_only_text_paths(monkeypatch):
+    code = "import json, sys; path, _ = json.loads(sys.argv[1]); sys.exit(len(path))"
+    monkeypatch.setattr(worker, "_CODE", code)
+    monkeypatch.setattr(sys, "path", ["a", Path("b"), "c"])
+    with pytest.raises(WorkerEndedError, match="status 2"):
         worker.Worker(task())

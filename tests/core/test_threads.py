@@ -123,6 +123,25 @@ def test_calls_at_once_have_the_smallest_limit(counts):
             assert blas.threads() == WITHOUT
 
 
+def test_first_cells_at_once_share_limits(monkeypatch):
+    """Each thread finds the BLAS before any has its limits."""
+    both, found = threading.Barrier(2, timeout=60), []
+
+    def functions():
+        both.wait()
+        return (lambda: 1), (lambda count: None)
+
+    monkeypatch.setattr(thread_limit, "_ONLY", {})
+    monkeypatch.setattr(blas, "thread_functions", functions)
+    make = thread_limit.limits.__wrapped__
+    users = [threading.Thread(target=lambda: found.append(make())) for _ in range(2)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+    assert found[0] is found[1]
+
+
 def test_many_threads_leave_the_number(counts):
     cells = [cell_with(threads) for threads in (1, 2, 3, 6)]
 

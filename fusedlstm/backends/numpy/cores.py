@@ -21,7 +21,7 @@ _CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def warn_if_crowded(threads: int | None = None) -> None:
-    """Log a warning if the BLAS has more threads than there are idle cores. This is measured once.
+    """Log a warning if the BLAS has more threads than there are idle cores. Each number of threads is looked at once.
 
     Args:
         threads: the most threads it may use; None for its own number.

@@ -86,10 +86,15 @@ class Limits:
         self.end(None)
 
 
+_ONLY: dict[str, Limits] = {}
+
+
 @functools.cache
 def limits() -> Limits:
     """Return the limits of this process. `blas.why_threads_are_fixed()` must be None."""
-    made = Limits(*blas.thread_functions())
+    # Threads that make their first cells at once must get the same one, or each would restore the other's limit. A lock
+    # would block a signal handler that makes a cell, too.
+    made = _ONLY.setdefault("", Limits(*blas.thread_functions()))
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=made.forget)
     return made

@@ -10,11 +10,16 @@ from typing import Any
 from fusedlstm import files
 from fusedlstm.convert.archives import may_become, open_archive
 from fusedlstm.convert.torch import numpy_values
+from fusedlstm.convert.torch.pickled import Global
 from fusedlstm.convert.torch.saved import PICKLE, POLICY, ZIP, Content
 from fusedlstm.convert.torch.scripts import ClassName
 from fusedlstm.convert.torch.tensors import Other, StoredTensor
 from fusedlstm.convert.trees import flatten
 from fusedlstm.errors import WeightsFileError
+
+# What errors call the content of files that have no dict.
+_KINDS = {StoredTensor: "Tensor", numpy_values.Array: "NumPy array"}
+_KINDS |= dict.fromkeys((Other, Global, numpy_values.Text, numpy_values.Dtype), "object")
 
 
 def open_parameters(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -69,12 +74,11 @@ class SavedParameters(Mapping[str, Any]):
         self.content = Content.of(path)
         saved = self.content.read()
         if not isinstance(saved.content, Mapping):
-            kind = {"StoredTensor": "Tensor", "Other": "object"}.get(type(saved.content).__name__)
-            kind = kind or type(saved.content).__name__
+            kind = _KINDS.get(type(saved.content), type(saved.content).__name__)
             article = "an" if kind[0] in "aeiou" else "a"
             raise WeightsFileError(f"{path} holds {article} {kind}, not a state_dict or a dict with one")
         values = {name: numpy_values.plain(each) for name, each in flatten("source", saved.content, ".").items()}
-        self.classes = {name[: -len(ClassName.KEY)]: v for name, v in values.items() if isinstance(v, ClassName)}
+        self.classes = {name[: -len(ClassName.KEY)]: v.name for name, v in values.items() if isinstance(v, ClassName)}
         if saved.is_script:
             values = {name: value for name, value in values.items() if isinstance(value, (StoredTensor, Other))}
             if not values:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _KINDS = {"b": "bool", "i": "int", "u": "uint", "f": "float", "c": "complex"}
 _SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
 _CODE = re.compile(r"([biufc])([0-9]{1,2})")
+_KEY = "of NumPy"  # of storages
+_LONGEST_CODE = 32  # characters, as in U100; each array of a dtype that isn't read copies its code
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")  # before NumPy 2, and since
 _DAMAGED = "its pickle is damaged: it makes a NumPy {} in a way that NumPy doesn't"
 
@@ -36,7 +38,7 @@ class Text:
 
     def storage(self, dtype: str, *, big_endian: bool) -> Storage:
         """Return a storage of these bytes."""
-        return Storage("of NumPy", dtype, len(self.text), lambda: self.text.encode("latin-1"), big_endian)
+        return Storage(_KEY, dtype, len(self.text), lambda: self.text.encode("latin-1"), big_endian)
 
 
 class Dtype:
@@ -100,7 +102,7 @@ def _bytes(arguments: tuple[Any, ...]) -> Any:
 
 
 def _dtype(arguments: tuple[Any, ...]) -> Any:
-    if not arguments or not isinstance(arguments[0], str):
+    if not arguments or not isinstance(arguments[0], str) or len(arguments[0]) > _LONGEST_CODE:
         raise ValueError(_DAMAGED.format("dtype"))
     return Dtype(arguments[0])
 
@@ -127,6 +129,14 @@ CALLS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     **{f"{module}._reconstruct": _reconstruct for module in _MODULES},
 }
 NAMES = ("numpy.ndarray", *CALLS)
+
+
+def number(key: Any) -> Any:
+    """Return a part of a dict's key: a scalar of NumPy's as a number, anything else as it is."""
+    if not isinstance(key, StoredTensor) or key.storage.key is not _KEY:  # a file's key may equal it
+        return key
+    has_few_bytes = key.storage.nbytes == key.itemsize  # a text may be in many keys
+    return key.array().item() if key.shape == () and has_few_bytes else key
 
 
 def plain(value: Any) -> Any:

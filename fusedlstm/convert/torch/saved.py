@@ -219,7 +219,7 @@ def _view(root: Storage, view: Any) -> Storage:
     first, nbytes = (number * size_of(root.dtype) for number in view[1:])
     if first + nbytes > root.nbytes:
         raise ValueError(f"it is damaged: a part of its storage {root.key} reaches beyond the storage")
-    return Storage(f"{root.key}+{first}", root.dtype, nbytes, lambda: root.read()[first : first + nbytes])
+    return Storage(root.key, root.dtype, nbytes, lambda: root.read()[first : first + nbytes])
 
 
 def _same(known: Storage, dtype: str, nbytes: int) -> Storage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fusedlstm.convert.torch.pickled import Pairs
@@ -14,11 +15,12 @@ START = "__torch__."  # of the names of an archive's own classes
 _BOUND = "__torch__.torch.classes."  # of objects of C++, such as packed quantised weights
 
 
-class ClassName(str):
+@dataclass(frozen=True, slots=True)
+class ClassName:
     """The name of an object's class. It stands among the attributes as KEY."""
 
-    __slots__ = ()
     KEY: ClassVar[str] = "__class__"
+    name: str
 
 
 class ScriptObject(Pairs):
@@ -37,8 +39,8 @@ class ScriptObject(Pairs):
 
 
 def made(name: str) -> ScriptObject | Other:
-    """Return an object of one of an archive's classes."""
-    return Other(f"an object of {name}") if name.startswith(_BOUND) else ScriptObject(name)
+    """Return an object of one of an archive's classes. It doesn't copy the name, as a pickle may repeat it."""
+    return Other(name) if name.startswith(_BOUND) else ScriptObject(name)
 
 
 def _same(arguments: tuple[Any, ...]) -> Any:

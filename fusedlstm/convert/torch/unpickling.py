@@ -170,20 +170,21 @@ class Unpickler:
         if not isinstance(target, Pairs) or len(items) % 2:
             raise ValueError("its pickle is damaged: it sets items of an object that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            self._check_key(key)
-            target.pairs.append((key, value))
+            target.pairs.append((self._key(key), value))
 
-    def _check_key(self, key: Any) -> None:
-        """Raise if this can't be a key. Note keys that PyTorch's dicts may take long to hash."""
+    def _key(self, key: Any) -> Any:
+        """Return a key, or raise if this can't be one. Note keys that PyTorch's dicts may take long to hash."""
         if isinstance(key, str) or (isinstance(key, int) and abs(key) < _SAFE_INT):
-            return
+            return key
         self.is_plain = False
         parts = key if isinstance(key, tuple) else (key,)
         if len(parts) > _LONGEST_KEY:
             raise ValueError(f"a dict has a key of {len(parts)} parts")
+        parts = tuple(map(numpy_values.number, parts))
         for part in parts:
-            if not isinstance(part, (str, int, float, tuple, type(None), Global, Other, numpy_values.Text)):
+            if not isinstance(part, (str, int, float, complex, tuple, type(None), Global, Other, numpy_values.Text)):
                 raise ValueError(f"its pickle is damaged: a {type(part).__name__} is a key of a dict")
+        return parts if isinstance(key, tuple) else parts[0]
 
     def _persistent(self) -> None:
         identity = self._pop()
@@ -259,8 +260,7 @@ class Unpickler:
         for item in items:
             if not isinstance(item, (list, tuple)) or len(item) != 2:
                 raise ValueError("its pickle is damaged: it makes a dict without items")
-            self._check_key(item[0])
-            made.pairs.append((item[0], item[1]))
+            made.pairs.append((self._key(item[0]), item[1]))
         return made
 
     def _size(self, arguments: tuple[Any, ...]) -> Any:
