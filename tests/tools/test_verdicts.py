@@ -90,6 +90,15 @@ def test_difference_in_recorded_noise_is_found():
     assert np.mean(found) >= 0.95
 
 
+def test_interval_is_that_of_yuen():
+    """The logarithms are 1 to 16: 4 to 13 are kept, and the others count as 4 and 13."""
+    found = verdict([1.0] * 16, np.exp(np.arange(1.0, 17)), 1)
+    error = math.sqrt(((np.clip(np.arange(1.0, 17), 4, 13) - 8.5) ** 2).sum() / (10 * 9))
+    assert math.log(found.ratio) == pytest.approx(8.5)
+    assert math.log(found.high / found.ratio) == pytest.approx(3.24984 * error, rel=1e-5)
+    assert math.log(found.ratio / found.low) == pytest.approx(3.24984 * error, rel=1e-5)
+
+
 def test_interval_covers_the_ratio():
     """99 %, for a run of one row."""
     rng, covered = np.random.default_rng(0), 0
