@@ -9,6 +9,7 @@ import subprocess
 import tomllib
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,6 +179,15 @@ def test_process_says_what_went_wrong(own_process):
     found, words = compare.run("numpy", ["--no-such-option"])
     assert found is None
     assert "--no-such-option" in words
+
+
+def test_process_killed_while_writing_has_failed(monkeypatch):
+    def killed(command, **_):
+        Path(command[-1].partition("=")[2]).write_text('{"machine_info": {', encoding="utf-8")
+        return subprocess.CompletedProcess(command, -9, "", "")
+
+    monkeypatch.setattr(compare.subprocess, "run", killed)
+    assert compare.run("numpy", []) == (None, "exit status -9")
 
 
 def test_every_library_has_processes():
