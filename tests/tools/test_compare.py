@@ -122,6 +122,23 @@ def test_failed_process_loses_only_its_round(turns, tmp_path, capsys):
         assert words in text
 
 
+def test_library_without_rows_runs_once(turns, tmp_path):
+    """The options may leave none of them."""
+    compare.FAILS["torch", 0] = None, ""
+    compare.compare(tmp_path, 8, OPTIONS)
+    assert turns == ["fusedlstm", "torch", *["fusedlstm"] * 7]
+    assert {row.ours for row in runs.load(tmp_path / "results.json").rows} == {True}
+
+
+def test_limits_are_those_of_any_process():
+    """Only ours calibrates, and isn't always the first."""
+    ours, torch = content("fusedlstm", 0), content("torch", 0)
+    ours["machine_info"]["facts"]["limits"] = {"cpu": "calibrated"}
+    found = compare.merged([[torch, ours], [torch]], {})
+    assert found["machine_info"]["facts"]["limits"] == {"cpu": "calibrated"}
+    assert found["machine_info"]["facts"]["rounds"] == 2
+
+
 def test_interrupted_comparison_keeps_its_rounds(turns, tmp_path):
     def stopped():
         raise KeyboardInterrupt
