@@ -137,6 +137,7 @@ def test_limits_are_those_of_any_process():
     found = compare.merged([[torch, ours], [torch]], {})
     assert found["machine_info"]["facts"]["limits"] == {"cpu": "calibrated"}
     assert found["machine_info"]["facts"]["rounds"] == 2
+    assert [entry["stats"]["rounds"] for entry in found["benchmarks"]] == [2, 1, 1]
 
 
 def test_interrupted_comparison_keeps_its_rounds(turns, tmp_path):
@@ -198,13 +199,40 @@ def test_process_says_what_went_wrong(own_process):
     assert "--no-such-option" in words
 
 
-def test_process_killed_while_writing_has_failed(monkeypatch):
-    def killed(command, **_):
-        Path(command[-1].partition("=")[2]).write_text('{"machine_info": {', encoding="utf-8")
-        return subprocess.CompletedProcess(command, -9, "", "")
+@pytest.fixture
+def ends(monkeypatch):
+    """Return a function that replaces processes. They end with this text and status, and leave a file of results."""
 
-    monkeypatch.setattr(compare.subprocess, "run", killed)
+    def end(said, status, results=""):
+        commands = []
+
+        def run(command, **_):
+            commands.append(command)
+            Path(command[-1].partition("=")[2]).write_text(results, encoding="utf-8")
+            return subprocess.CompletedProcess(command, status, said, "")
+
+        monkeypatch.setattr(compare.subprocess, "run", run)
+        return commands
+
+    return end
+
+
+def test_process_killed_while_writing_has_failed(ends):
+    ends("", -9, '{"machine_info": {')
     assert compare.run("numpy", []) == (None, "exit status -9")
+
+
+def test_library_whose_rows_all_fail_has_failed(ends):
+    """pytest-benchmark also says then that there are no benchmarks."""
+    ends("no benchmarks have been run\nFAILED benchmarks/test_step.py::test_step[NumPy]", 1)
+    assert compare.run("numpy", []) == (None, "FAILED benchmarks/test_step.py::test_step[NumPy]")
+
+
+def test_options_win_over_those_of_compare(ends):
+    """pytest takes the last of two."""
+    commands = ends("", 0)
+    compare.run("numpy", ["--benchmark-max-time=2"])
+    assert [word for word in commands[0] if "max-time" in word][-1] == "--benchmark-max-time=2"
 
 
 def test_every_library_has_processes():
@@ -212,6 +240,11 @@ def test_every_library_has_processes():
     found = compare.installed()
     assert found[:2] == ["fusedlstm", "numpy"]
     assert len(found) == len(set(found))
+
+
+def test_library_that_cannot_run_has_no_processes(monkeypatch):
+    monkeypatch.setattr(compare, "devices", lambda: ["nothing runs there"])
+    assert compare.installed() == []
 
 
 def test_documented_line_installs_the_peers():
