@@ -77,7 +77,10 @@ def run(library: str, options: list[str]) -> tuple[dict[str, Any] | None, str]:
             check=False,
         )
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    content = json.loads(text) if text else None
+    try:
+        content = json.loads(text) if text else None
+    except json.JSONDecodeError:  # it was killed while it wrote
+        content = None
     output = result.stdout + result.stderr
     wrong = [line for line in output.splitlines() if re.match("FAILED|ERROR(?!: usage)|.*: error: ", line)]
     if result.returncode == 0 or (_NOTHING in output and not wrong):

@@ -32,20 +32,20 @@ class Comparison(NamedTuple):
 
 def comparisons(rows: list[Row]) -> dict[Row, Comparison]:
     """Return the comparison of each of our rows with a peer. Named kernels don't count, as users get the table's."""
-    pairs = [
-        (row, peer) for row in rows if row.ours and not row.part and not row.kernel and (peer := best_peer(rows, row))
-    ]
+    plain = [row for row in rows if row.ours and not row.part and not row.kernel]
+    others = {row: peers for row in plain if (peers := _peers_of(rows, row))}
+    count = sum(map(len, others.values()))  # all that the fastest was picked from, as picking favours it
     found = {}
-    for row, peer in pairs:
-        given = verdict(row.processes, peer.processes, len(pairs))
+    for row, peers in others.items():
+        peer = min(peers, key=lambda one: one.median)
+        given = verdict(row.processes, peer.processes, count)
         found[row] = Comparison(row, peer, given.ratio if given else peer.median / row.median, given)
     return found
 
 
-def best_peer(rows: list[Row], row: Row) -> Row | None:
-    """Return the fastest of the other libraries that did the same work as this row on the same device."""
-    peers = [one for one in rows if _same_work(one, row) and not one.ours and not one.part]
-    return min(peers, key=lambda one: one.median, default=None)
+def _peers_of(rows: list[Row], row: Row) -> list[Row]:
+    """Return the rows of other libraries that did the same work as this row on the same device."""
+    return [one for one in rows if _same_work(one, row) and not one.ours and not one.part]
 
 
 def _same_work(a: Row, b: Row) -> bool:

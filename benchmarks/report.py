@@ -135,7 +135,7 @@ def _how_to_read(runs: list[Run]) -> Bullets:
     ]
     if any(run.facts.get("rounds") for run in runs):
         items += [
-            ("interval", "99 % for all rows of a run together, over rounds in which each library has its own process"),
+            ("interval", "about 99 % for all pairs of a run, over rounds in which each library has its own process"),
             ("verdict", "faster or slower if the interval excludes 1 and the ratio differs from 1 by 3 %, else a tie"),
         ]
     if any(run.on_gpu for run in runs):

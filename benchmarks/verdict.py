@@ -5,10 +5,11 @@ process. So more calls don't average it out, and each process counts once, with 
 every library has a process of its own. A round's ratio is the other library's time over ours: above 1, ours is faster.
 Drift between rounds cancels in it.
 
-The interval is Student's t, over the logarithms of the rounds' ratios. Bonferroni's correction makes it cover all rows
-of a run at once. A process that was disturbed would widen it. So runs of more than 8 rounds drop some of the largest
-and smallest ratios, from 16 rounds on a quarter on each side, and Yuen's variance makes up for that. A test of ranks
-or signs can't replace it: with 8 rounds, none of them is sure enough for more than one row.
+The interval is Student's t, over the logarithms of the rounds' ratios. Bonferroni's correction makes it cover all pairs
+of rows in a run at once. A process that was disturbed would widen it. So runs of more than 10 rounds drop some of the
+largest and smallest ratios, from 24 rounds on a quarter on each side. Yuen's variance makes up for most of that: with
+simulated normal noise and 100 pairs, all intervals hold in 99 of 100 runs of 8 rounds, and in 97 or 98 of 16 to 32.
+A test of ranks or signs can't replace it: with 8 rounds, none of them is sure enough for more than one pair.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LEAST_ROUNDS = 8
-CONFIDENCE = 0.99  # that no interval of a run misses its ratio
+CONFIDENCE = 0.99  # about, that no interval of a run misses its ratio
 LEAST_FACTOR = 1.03  # less is a tie, however sure
 FASTER, SLOWER, TIE = "faster", "slower", "tie"
 
@@ -37,25 +38,25 @@ class Verdict(NamedTuple):
     word: str
 
 
-def verdict(ours: Sequence[float | None], other: Sequence[float | None], rows: int) -> Verdict | None:
+def verdict(ours: Sequence[float | None], other: Sequence[float | None], count: int) -> Verdict | None:
     """Compare two libraries, or return None for fewer than 8 rounds.
 
     Args:
         ours: the seconds of our process in each round, or None if it failed; then the round doesn't count.
         other: the seconds of the other library's process in the same rounds.
-        rows: how many rows of the run are compared.
+        count: how many pairs of rows the run has, including those of slower libraries.
     """
     pairs = [(a, b) for a, b in zip(ours, other, strict=False) if a is not None and b is not None]
     rounds = len(pairs)
     if rounds < LEAST_ROUNDS:
         return None
     logs = np.sort(np.diff(np.log(pairs))[:, 0])
-    cut = min((rounds - LEAST_ROUNDS) // 2, rounds // 4)  # on each side
+    cut = min((rounds - LEAST_ROUNDS) * 3 // 8, rounds // 4)  # on each side
     kept = rounds - 2 * cut
     middle = float(logs[cut : rounds - cut].mean())
     clipped = np.clip(logs, logs[cut], logs[rounds - 1 - cut])
-    error = float(clipped.std(ddof=1)) * math.sqrt(rounds) / kept
-    half = t_quantile(1 - (1 - CONFIDENCE) / (2 * rows), kept - 1) * error
+    error = float(clipped.std(ddof=1)) * math.sqrt((rounds - 1) / (kept * (kept - 1)))
+    half = t_quantile(1 - (1 - CONFIDENCE) / (2 * count), kept - 1) * error
     ratio, low, high = (math.exp(value) for value in (middle, middle - half, middle + half))
     if low > 1 and ratio >= LEAST_FACTOR:
         return Verdict(ratio, low, high, FASTER)

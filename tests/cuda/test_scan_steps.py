@@ -81,7 +81,7 @@ def test_scans_of_marked_rows(shape, rule, monkeypatch):
     for marks in ({"lengths": rng.integers(0, T + 1, B)}, {"mask": rng.random((T, B)) < 0.7}):
         lstm = make(directions=directions, kernel="tensor_medium")
         wanted.append((marks, bits_of_call(lstm(*arguments(lstm, T), **about, **marks))))
-    for gates in (1 << 24, 1, 3 * B * 4 * N * 4):  # bytes of x's part that a launch computes
+    for gates in (1 << 24, 1, GATES_OF_FOUR):  # bytes of x's part that a launch computes
         monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", gates)
         for marks, want in wanted:
             lstm = make(directions=directions)
@@ -151,6 +151,14 @@ def test_parts_of_one_step(T, reverse, wanted, monkeypatch):
     nodes = nodes_of(make(1).sequencer(T, B, reverse=reverse)._engine._graph)
     nodes = [node.removeprefix("lstm_") for node in nodes if node.startswith("lstm_")]
     assert nodes == wanted
+
+
+def test_wide_batches_scan(monkeypatch):
+    """Many rows, or a wide layer of products below, leave memory for a scan's fewest steps at least."""
+    monkeypatch.setattr("fusedlstm.backends.cuda.static_sequence._MOST_GATES", 1)
+    nodes = nodes_of(make(1).sequencer(7, B)._engine._graph)
+    nodes = [node.removeprefix("lstm_") for node in nodes if node.startswith("lstm_")]
+    assert nodes == [*SCAN, *SCAN, "step"]
 
 
 def test_the_table_chooses_scans():

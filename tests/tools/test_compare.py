@@ -7,7 +7,11 @@ import os
 import re
 import subprocess
 import tomllib
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
@@ -85,6 +89,22 @@ def test_libraries_take_turns(turns, tmp_path, capsys):
     assert capsys.readouterr().out.split()[0] == str(tmp_path / "results.json")
 
 
+def test_picking_the_fastest_gives_no_verdict(tmp_path):
+    """Six libraries are as fast as ours. The fastest of them looks faster than it is, so all of them count."""
+    entries = [entry for library in ("fusedlstm", *"abcdef") for entry in content(library, 0)["benchmarks"]]
+    path, rng, found = tmp_path / "one.json", np.random.default_rng(0), Counter()
+    path.write_text(json.dumps({**content("fusedlstm", 0), "benchmarks": entries}))
+    ours, _, *peers = runs.load(path).rows
+    for _ in range(400):
+        times = np.exp(rng.normal(0, 0.005, (7, 8)) + 0.06 * (rng.random((7, 8)) < 0.5))  # some processes are slower
+        timed = zip((ours, *peers), times.tolist(), strict=True)
+        (one,) = comparisons(
+            [replace(row, median=float(np.median(each)), processes=tuple(each)) for row, each in timed]
+        ).values()
+        found[one.word] += 1
+    assert found.total() - found["tie"] <= 4
+
+
 def test_failed_process_loses_only_its_round(turns, tmp_path, capsys):
     """Seven rounds give no verdict. The report says what failed, and so does the exit status."""
     broken = content("fusedlstm", 3)
@@ -100,6 +120,24 @@ def test_failed_process_loses_only_its_round(turns, tmp_path, capsys):
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     for words in ("fusedlstm in round 4: FAILED test\\_step", "torch in round 8: Killed", "JAX jit: jax is not"):
         assert words in text
+
+
+def test_library_without_rows_runs_once(turns, tmp_path):
+    """The options may leave none of them."""
+    compare.FAILS["torch", 0] = None, ""
+    compare.compare(tmp_path, 8, OPTIONS)
+    assert turns == ["fusedlstm", "torch", *["fusedlstm"] * 7]
+    assert {row.ours for row in runs.load(tmp_path / "results.json").rows} == {True}
+
+
+def test_limits_are_those_of_any_process():
+    """Only ours calibrates, and isn't always the first."""
+    ours, torch = content("fusedlstm", 0), content("torch", 0)
+    ours["machine_info"]["facts"]["limits"] = {"cpu": "calibrated"}
+    found = compare.merged([[torch, ours], [torch]], {})
+    assert found["machine_info"]["facts"]["limits"] == {"cpu": "calibrated"}
+    assert found["machine_info"]["facts"]["rounds"] == 2
+    assert [entry["stats"]["rounds"] for entry in found["benchmarks"]] == [2, 1, 1]
 
 
 def test_interrupted_comparison_keeps_its_rounds(turns, tmp_path):
@@ -161,11 +199,52 @@ def test_process_says_what_went_wrong(own_process):
     assert "--no-such-option" in words
 
 
+@pytest.fixture
+def ends(monkeypatch):
+    """Return a function that replaces processes. They end with this text and status, and leave a file of results."""
+
+    def end(said, status, results=""):
+        commands = []
+
+        def run(command, **_):
+            commands.append(command)
+            Path(command[-1].partition("=")[2]).write_text(results, encoding="utf-8")
+            return subprocess.CompletedProcess(command, status, said, "")
+
+        monkeypatch.setattr(compare.subprocess, "run", run)
+        return commands
+
+    return end
+
+
+def test_process_killed_while_writing_has_failed(ends):
+    ends("", -9, '{"machine_info": {')
+    assert compare.run("numpy", []) == (None, "exit status -9")
+
+
+def test_library_whose_rows_all_fail_has_failed(ends):
+    """pytest-benchmark also says then that there are no benchmarks."""
+    ends("no benchmarks have been run\nFAILED benchmarks/test_step.py::test_step[NumPy]", 1)
+    assert compare.run("numpy", []) == (None, "FAILED benchmarks/test_step.py::test_step[NumPy]")
+
+
+def test_options_win_over_those_of_compare(ends):
+    """pytest takes the last of two."""
+    commands = ends("", 0)
+    compare.run("numpy", ["--benchmark-max-time=2"])
+    assert [word for word in commands[0] if "max-time" in word][-1] == "--benchmark-max-time=2"
+
+
 def test_every_library_has_processes():
     """Ours comes first. All peers of one package share a process."""
     found = compare.installed()
     assert found[:2] == ["fusedlstm", "numpy"]
     assert len(found) == len(set(found))
+
+
+def test_library_that_cannot_run_has_no_processes(monkeypatch):
+    monkeypatch.setattr(compare, "devices", lambda: ["nothing runs there"])
+    assert compare.installed() == []
 
 
 def test_documented_line_installs_the_peers():

@@ -90,6 +90,17 @@ def test_difference_in_recorded_noise_is_found():
     assert np.mean(found) >= 0.95
 
 
+@pytest.mark.parametrize(("rounds", "cut", "quantile"), [(8, 0, 3.49948), (16, 3, 3.24984), (32, 8, 2.94671)])
+def test_interval_is_that_of_yuen(rounds, cut, quantile):
+    """The logarithms are 1, 2, and so on. Those that are cut on each side count as the next one that is kept."""
+    logs, kept, middle = np.arange(1.0, rounds + 1), rounds - 2 * cut, (rounds + 1) / 2
+    found = verdict([1.0] * rounds, np.exp(logs), 1)
+    error = math.sqrt(((np.clip(logs, 1 + cut, rounds - cut) - middle) ** 2).sum() / (kept * (kept - 1)))
+    assert math.log(found.ratio) == pytest.approx(middle)
+    assert math.log(found.high / found.ratio) == pytest.approx(quantile * error, rel=1e-5)
+    assert math.log(found.ratio / found.low) == pytest.approx(quantile * error, rel=1e-5)
+
+
 def test_interval_covers_the_ratio():
     """In 99 % of runs of one row, it does."""
     rng, covered = np.random.default_rng(0), 0

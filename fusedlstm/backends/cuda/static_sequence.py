@@ -13,6 +13,7 @@ from fusedlstm.backends.cuda.product_steps import ProductSteps
 from fusedlstm.backends.cuda.runtime.strides import copy_rows
 from fusedlstm.backends.cuda.scan_steps import ScanSteps
 from fusedlstm.backends.cuda.sequence_form import LayerBuffers, Workspace, rows
+from fusedlstm.backends.sequence_choice import FEWEST_STEPS, SCAN
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
@@ -103,20 +104,21 @@ class StaticSequence:
 
     def _gates_for(self, engines: Sequence[CudaCell], kernels: Sequence[str], S: int, B: int) -> Any:
         """Return memory for x's part of the gates, which layers share; None if all kernels multiply x."""
-        of_products = [engine for engine, kernel in zip(engines, kernels, strict=True) if kernel in ("matmul", "scan")]
+        of_products = [engine for engine, kernel in zip(engines, kernels, strict=True) if kernel in ("matmul", SCAN)]
         if not of_products:
             return None
         widest, dtype = 4 * max(engine.weights.N for engine in of_products), of_products[0].weights.gates_dtype
-        most = max(1, _MOST_GATES // (widest * B * dtype.itemsize))
+        least = FEWEST_STEPS if SCAN in kernels else 1  # with less memory, a scan would only take single steps
+        most = max(least, _MOST_GATES // (widest * B * dtype.itemsize))
         return cupy.zeros((min(S, most), B, widest), dtype)
 
     def _layer(self, engine: CudaCell, kernel: str, buffers: LayerBuffers) -> LayerSteps:
         """Return the steps of a layer."""
-        if kernel not in ("matmul", "scan"):
+        if kernel not in ("matmul", SCAN):
             return KernelSteps(engine, kernel, self._form, buffers)
         shape = (*self._gates.shape[:2], 4 * engine.weights.N)
         gates = cupy.ndarray(shape, self._gates.dtype, self._gates.data)
-        if kernel == "scan":
+        if kernel == SCAN:
             return ScanSteps(engine, self._form, buffers, gates)
         return ProductSteps(engine, self._form, buffers, gates, self._workspace)
 
