@@ -2,7 +2,10 @@
 
 python tests/other_nvrtc.py FOLDER   FOLDER has one version's wheels of NVRTC and of CUDA's runtime, from
                                      `pip install --no-deps --target FOLDER ...`. The status is 1 if a kernel doesn't
-                                     compile, or spills registers.
+                                     compile, or spills more than a few registers.
+
+The kernels' registers are chosen for the installed version, with which test_compile.py allows no spill at all. Another
+version allocates them differently. So a few spilled registers are printed, and aren't an error.
 """
 
 import ctypes
@@ -18,6 +21,7 @@ from fusedlstm.backends.cuda.runtime import compile as compiler
 from fusedlstm.backends.cuda.runtime import sources
 
 _ARCHITECTURE = 90
+_FEW = 16  # bytes: four registers
 
 
 class Nvrtc:
@@ -59,14 +63,14 @@ class Nvrtc:
         return log.value.decode()
 
 
-def complaints(nvrtc, kernel):
-    """Return what is wrong with a kernel: the compiler's errors, or spills."""
+def outcome(nvrtc, kernel):
+    """Return what to print about a kernel, or None; and whether it is an error."""
     try:
         log = nvrtc.log_of(kernel)
     except RuntimeError as error:
-        return [str(error)]
+        return str(error), True
     spilled = sum(map(int, re.findall(r"(\d+) bytes spill stores", log)))
-    return [f"{kernel.name} spills {spilled} bytes"] if spilled else []
+    return f"{kernel.name} spills {spilled} bytes" if spilled else None, spilled > _FEW
 
 
 def main(folder):
@@ -74,9 +78,10 @@ def main(folder):
     nvrtc = Nvrtc(folder)
     kernels = [kernel for kernel, architectures in resources.instances().values() if _ARCHITECTURE in architectures]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found = [line for lines in threads.map(lambda kernel: complaints(nvrtc, kernel), kernels) for line in lines]
-    print(*found, f"NVRTC {nvrtc.version}: {len(kernels)} kernels, {len(found)} complaints", sep="\n")
-    return int(bool(found))
+        found = list(threads.map(lambda kernel: outcome(nvrtc, kernel), kernels))
+    said, wrong = [text for text, _ in found if text], sum(is_error for _, is_error in found)
+    print(*said, f"NVRTC {nvrtc.version}: {len(kernels)} kernels, {wrong} errors", sep="\n")
+    return int(wrong > 0)
 
 
 if __name__ == "__main__":
