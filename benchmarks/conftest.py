@@ -102,11 +102,10 @@ def pytest_benchmark_update_json(output_json):
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_benchmark_compare_machine_info(machine_info, compared_benchmark):
-    """Ignore commit, date and calibration: they differ between runs on the same machine."""
-    ours, theirs = machine_info["facts"], compared_benchmark["machine_info"].get("facts", {})
-    for name in ("commit", "date", "limits"):
-        ours.pop(name, None)
-        theirs.pop(name, None)
+    """Ignore commit, date, load and calibration: they differ between runs on the same machine."""
+    for facts in (machine_info["facts"], compared_benchmark["machine_info"].get("facts", {})):
+        for name in ("commit", "date", "load", "limits"):
+            facts.pop(name, None)
 
 
 @pytest.fixture
