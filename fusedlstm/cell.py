@@ -16,7 +16,7 @@ from fusedlstm.stepper import Steppable
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size, check_threads
 from fusedlstm.validation.signatures import Signatures
 from fusedlstm.validation.step import CheckedPairs, StepChecks
-from fusedlstm.validation.weights import check_one_layer, check_same_form
+from fusedlstm.validation.weights import check_one_layer, check_replacement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,8 +170,7 @@ class LSTMCell(Steppable[LSTMState]):
             TypeError: `weights` is not an LSTMWeights.
             ValueError: sizes, dtype or options differ. The message says which.
         """
-        check_one_layer(weights, new_owner=False)
-        check_same_form("weights", self._weights, weights)
+        check_replacement(self._weights, weights)
         with in_order(self._backend):
             (self._engine,), self._weights = self._exchanged(StackedWeights([weights])), weights
 

@@ -12,10 +12,10 @@ from fusedlstm.backends.sequence_run import MASKED_OUTPUTS, SequenceRun
 from fusedlstm.layers import Layers
 from fusedlstm.sequencer import Sequenceable
 from fusedlstm.state import LSTMState
-from fusedlstm.validation.arguments import check_bool, check_choice, check_size, check_threads, fail
+from fusedlstm.validation.arguments import check_bool, check_choice, check_size, check_threads
 from fusedlstm.validation.sequence import SequenceChecks
 from fusedlstm.validation.signatures import Signatures
-from fusedlstm.validation.weights import as_layers, check_causal, check_same_form
+from fusedlstm.validation.weights import as_layers, check_causal, check_replacement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,14 +170,8 @@ class LSTM(Sequenceable):
             TypeError: `weights` is not a StackedWeights or an LSTMWeights.
             ValueError: sizes, dtypes or options differ. The message names the layer and what differs.
         """
+        check_replacement(self._weights, weights)
         weights = as_layers(weights)
-        old = self._weights
-        for name in ("num_layers", "directions", "residual"):
-            before, now = getattr(old, name), getattr(weights, name)
-            if before != now:
-                fail(ValueError, "weights", f"{name} {before}, as in the old weights", str(now))
-        for index, layers in enumerate(zip(old.layers, weights.layers, strict=True)):
-            check_same_form(f"weights.layers[{index}]", *layers)
         with in_order(self._backend):
             self._layers.engines, self._weights = self._exchanged(weights), weights
 

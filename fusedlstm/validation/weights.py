@@ -91,6 +91,21 @@ def _use_owner(owner: Any, *, cells: bool = True) -> str:
     return hint
 
 
+def check_replacement(old: Any, new: Any) -> None:
+    """Raise unless `new` can replace `old` in a cell or an LSTM, whose class `old` has."""
+    if isinstance(old, LSTMWeights):
+        check_one_layer(new, new_owner=False)
+        check_same_form("weights", old, new)
+        return
+    new = as_layers(new)
+    for name in ("num_layers", "directions", "residual"):
+        before, now = getattr(old, name), getattr(new, name)
+        if before != now:
+            fail(ValueError, "weights", f"{name} {before}, as in the old weights", str(now))
+    for index, layers in enumerate(zip(old.layers, new.layers, strict=True)):
+        check_same_form(f"weights.layers[{index}]", *layers)
+
+
 def check_same_form(name: str, old: LSTMWeights, new: LSTMWeights) -> None:
     """Raise ValueError if the old and new weights differ in sizes, dtype or options. The error says which."""
     for what, before in _form(old).items():

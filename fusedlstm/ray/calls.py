@@ -1,0 +1,287 @@
+"""ShardCalls: the calls of a sharded pool, each sent at once and waited for later."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fusedlstm.arrays import dtypes
+from fusedlstm.arrays.exchange import Exchange
+from fusedlstm.backends.select import choose
+from fusedlstm.owner_states import OwnerStates, first_array
+from fusedlstm.ray.call import Call
+from fusedlstm.ray.shards import UNDELIVERED
+from fusedlstm.state import LSTMState
+from fusedlstm.validation.arguments import check_shape
+from fusedlstm.validation.weights import as_layers, check_replacement
+from fusedlstm.weights import LSTMWeights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.ray.link import Sent
+    from fusedlstm.ray.shards import Shards
+
+_MAKER = "numpy.asarray"
+
+
+class _Part(NamedTuple):
+    """The rows of a call that are one shard's, and their slots there."""
+
+    shard: int
+    rows: NumpyArray
+    slots: NumpyArray
+
+
+class ShardCalls:
+    """The methods of a ShardedPool for asyncio, or to have several calls on their way. See `ShardedPool.aio`.
+
+    Each method is ShardedPool's method of the same name, and takes the same arguments. Bad arguments raise at once.
+    Then the call is sent to its shards, and the method returns a Call. Wait for its result once, with `await call` or
+    `call.result()`. Calls run in the order in which they were sent.
+    """
+
+    def __init__(self, shards: Shards, weights: Any) -> None:
+        self._shards, self._sessions, self._capacity = shards, shards.sessions, shards.sessions.capacity
+        self.weights = weights
+        self._is_single = isinstance(weights, LSTMWeights)
+        layers = as_layers(weights)
+        self._backend = choose("numpy")
+        self._states = OwnerStates(self._backend, layers, is_single=self._is_single, maker=_MAKER)
+        self._checks = self._states.layer_checks[0]
+        self._width, self._dtype = layers.output_size, layers.dtype
+        self._sizes = [
+            (layer.output_size, layer.hidden_size, dtypes.state_dtype(layers.dtype)) for layer in layers.layers
+        ]
+
+    def _call(self, work: Generator[list[Sent], list[Any], Any]) -> Call[Any]:
+        self._shards.check_open()
+        return Call(work, self._shards.timeout, self._shards.is_dead)
+
+    def open(self, keys: Any) -> Call[None]:
+        """See `ShardedPool.open`."""
+        return self._call(self._open(keys))
+
+    def close(self, keys: Any) -> Call[None]:
+        """See `ShardedPool.close`."""
+        return self._call(self._close(keys))
+
+    def step(self, x: NumpyArray, keys: Any, *, is_first: Any = None) -> Call[NumpyArray]:
+        """See `ShardedPool.step`."""
+        return self._call(self._step(x, keys, is_first))
+
+    def reset(self, keys: Any) -> Call[None]:
+        """See `ShardedPool.reset`."""
+        return self._call(self._reset(keys))
+
+    def read(self, keys: Any) -> Call[Any]:
+        """See `ShardedPool.read`."""
+        return self._call(self._read(keys))
+
+    def write(self, keys: Any, state: Any) -> Call[None]:
+        """See `ShardedPool.write`."""
+        return self._call(self._write(keys, state))
+
+    def fork(self, parents: Any, children: Any) -> Call[None]:
+        """See `ShardedPool.fork`."""
+        return self._call(self._fork(parents, children))
+
+    def set_weights(self, weights: Any) -> Call[None]:
+        """See `ShardedPool.set_weights`."""
+        return self._call(self._set_weights(weights))
+
+    # Each generator checks its arguments and sends its calls before its first yield, and holds the lock until then.
+
+    def _parts(self, places: NumpyArray) -> list[_Part]:
+        """Group rows by shard."""
+        shards, slots = np.divmod(places, self._capacity)
+        return [_Part(shard, rows, slots[rows]) for shard, rows in _grouped(shards, self._shards.count)]
+
+    def _send(self, part: _Part, method: str, *arguments: Any, changes: bool = False) -> Sent:
+        sent = self._shards.links[part.shard].send(method, *arguments)
+        if changes:
+            places = part.shard * self._capacity + part.slots
+            if sent.reference is None:
+                self._shards.miss(self._sessions.keys_at(places))
+            else:
+                self._sessions.change(places)
+        return sent
+
+    def _delivered(
+        self,
+        B: int,
+        parts: Sequence[_Part],
+        sent: Sequence[Sent],
+        take: Callable[[NumpyArray, Any], None] | None = None,
+    ) -> Generator[list[Sent], list[Any], NumpyArray]:
+        """Wait for the parts of a call, and let `take` take the results. Return which of B rows were delivered."""
+        answers = yield [each for each in sent if each.reference is not None]
+        delivered = np.ones(B, np.bool_)
+        for part, result in zip(parts, self._shards.settle(sent, answers), strict=True):
+            if result is UNDELIVERED:
+                delivered[part.rows] = False
+            elif take is not None:
+                take(part.rows, result)
+        self._shards.metrics.live_sessions.set(len(self._sessions))
+        return delivered
+
+    def _open(self, keys: Any) -> Generator[list[Sent], list[Any], None]:
+        with self._shards.lock:
+            given = self._sessions.check_new("keys", keys)
+            parts, sent = self._allocate("keys", given)
+        delivered = yield from self._delivered(len(given), parts, sent)
+        self._shards.tell(None, delivered)
+
+    def _allocate(self, name: str, keys: Sequence[Any]) -> tuple[list[_Part], list[Sent]]:
+        """Open sessions in the emptiest shards."""
+        shards = self._sessions.spread(name, len(keys), self._shards.ready())
+        parts = []
+        for shard, rows in _grouped(shards, self._shards.count):
+            slots = self._sessions.next_slots(shard, len(rows))
+            self._sessions.open([keys[row] for row in rows], shard, slots)
+            parts.append(_Part(shard, rows, slots))
+        return parts, [self._send(part, "allocate", part.slots) for part in parts]
+
+    def _close(self, keys: Any) -> Generator[list[Sent], list[Any], None]:
+        with self._shards.lock:
+            places = self._sessions.find("keys", keys)
+            parts, sent = self._parts(places), []
+            for shard, _, slots in parts:
+                sent.append(self._shards.links[shard].send_or_keep("release", slots))
+                self._sessions.close(shard, slots)
+        yield from self._delivered(len(places), parts, sent)
+        self._shards.tell(None, np.ones(len(places), np.bool_))  # they are closed, whatever their shard does
+
+    def _step(self, x: NumpyArray, keys: Any, is_first: Any) -> Generator[list[Sent], list[Any], NumpyArray]:
+        start, stepping = time.perf_counter(), [0.0]
+        with self._shards.lock:
+            self._checks.check_x(x)
+            places = self._sessions.find("keys", keys)
+            B = x.shape[0]
+            check_shape("keys", places.shape, "B", {"B": B})
+            if is_first is not None:
+                is_first = self._checks.check_mask(is_first, B)
+            parts = self._parts(places)
+            sent = [
+                self._send(part, "step", x[part.rows], part.slots, _rows(is_first, part.rows), changes=True)
+                for part in parts
+            ]
+            self._shards.take_snapshots()
+        outputs = np.zeros((B, self._width), self._dtype)
+
+        def take(rows: NumpyArray, result: tuple[NumpyArray, float]) -> None:
+            outputs[rows], seconds = result
+            stepping.append(seconds)
+
+        delivered = yield from self._delivered(B, parts, sent, take)
+        self._shards.metrics.step(B, time.perf_counter() - start, max(stepping))
+        self._shards.tell(outputs, delivered)
+        return outputs
+
+    def _reset(self, keys: Any) -> Generator[list[Sent], list[Any], None]:
+        with self._shards.lock:
+            places = self._sessions.find("keys", keys)
+            parts = self._parts(places)
+            sent = [self._send(part, "reset", part.slots, changes=True) for part in parts]
+        delivered = yield from self._delivered(len(places), parts, sent)
+        self._shards.tell(None, delivered)
+
+    def _read(self, keys: Any) -> Generator[list[Sent], list[Any], Any]:
+        with self._shards.lock:
+            places = self._sessions.find("keys", keys)
+            parts = self._parts(places)
+            sent = [self._send(part, "read", part.slots) for part in parts]
+        states = self._zeros(len(places))
+
+        def take(rows: NumpyArray, found: list[LSTMState]) -> None:
+            for own, one in zip(states, found, strict=True):
+                own.h[rows], own.c[rows] = one.h, one.c
+
+        delivered = yield from self._delivered(len(places), parts, sent, take)
+        return self._shards.tell(self._states.given(states), delivered)
+
+    def _zeros(self, B: int) -> list[LSTMState]:
+        return [LSTMState(h=np.zeros((B, P), self._dtype), c=np.zeros((B, N), c)) for P, N, c in self._sizes]
+
+    def _write(self, keys: Any, state: Any) -> Generator[list[Sent], list[Any], None]:
+        with self._shards.lock:
+            places = self._sessions.find("keys", keys)
+            with Exchange(self._backend, first_array(state), _MAKER) as exchange:
+                states = self._states.taken(exchange, "state", state, len(places))
+                parts = self._parts(places)
+                sent = [self._send_states(part, states, part.rows) for part in parts]
+        delivered = yield from self._delivered(len(places), parts, sent)
+        self._shards.tell(None, delivered)
+
+    def _send_states(self, part: _Part, states: Sequence[LSTMState], rows: NumpyArray) -> Sent:
+        own = [LSTMState(h=each.h[rows], c=each.c[rows]) for each in states]
+        return self._send(part, "write", part.slots, own, changes=True)
+
+    def _fork(self, parents: Any, children: Any) -> Generator[list[Sent], list[Any], None]:
+        """Fork in the parents' shards. Children for whom there is no room move to other shards by way of here."""
+        with self._shards.lock:
+            places = self._sessions.find("parents", parents, repeated=True)
+            given = self._sessions.check_new("children", children)
+            check_shape("children", (len(given),), "B", {"B": len(places)})
+            ready = self._shards.ready()
+            self._sessions.spread("children", len(given), ready)  # raises if they are too many
+            parts, sent, far = [], [], []
+            for shard, rows, slots in self._parts(places):
+                room = self._capacity - self._sessions.live(shard)
+                far.append(_Part(shard, rows[room:], slots[room:]))
+                near = _Part(shard, rows[:room], self._sessions.next_slots(shard, min(room, len(rows))))
+                if len(near.rows):
+                    if shard in ready:
+                        self._sessions.open([given[row] for row in near.rows], shard, near.slots)
+                    parts.append(near)
+                    sent.append(self._send(near, "fork", slots[:room], near.slots))
+            far = [part for part in far if len(part.rows)]
+            sent += [self._send(part, "read", part.slots) for part in far]
+        moving = np.zeros(len(given), np.bool_)
+        states = self._zeros(len(given))
+
+        def take(rows: NumpyArray, found: list[LSTMState] | None) -> None:
+            if found is not None:
+                moving[rows] = True
+                for own, one in zip(states, found, strict=True):
+                    own.h[rows], own.c[rows] = one.h, one.c
+
+        delivered = yield from self._delivered(len(given), [*parts, *far], sent, take)
+        if moving.any():
+            delivered &= yield from self._open_with(given, np.flatnonzero(moving), states)
+        self._shards.tell(None, delivered)
+
+    def _open_with(
+        self, keys: list[Any], moving: NumpyArray, states: Sequence[LSTMState]
+    ) -> Generator[list[Sent], list[Any], NumpyArray]:
+        """Open the sessions of some rows with these states. Return which rows didn't fail."""
+        with self._shards.lock:
+            parts, sent = self._allocate("children", [keys[row] for row in moving])
+            parts = [part._replace(rows=moving[part.rows]) for part in parts]
+            sent += [self._send_states(part, states, part.rows) for part in parts]
+        return (yield from self._delivered(len(keys), [*parts, *parts], sent))
+
+    def _set_weights(self, weights: Any) -> Generator[list[Sent], list[Any], None]:
+        check_replacement(self.weights, weights)
+        with self._shards.lock:
+            sent = self._shards.send_weights(weights)
+            self.weights = weights
+        answers = yield [each for each in sent if each.reference is not None]
+        self._shards.settle(sent, answers)
+        self._shards.tell(None, np.ones(0, np.bool_))
+
+
+def _grouped(shards: NumpyArray, count: int) -> list[tuple[int, NumpyArray]]:
+    """Return the rows of each shard that has some, in order."""
+    if not len(shards):
+        return []
+    order = np.argsort(shards.astype(np.uint16), kind="stable")  # a radix sort
+    ends = np.cumsum(np.bincount(shards, minlength=count))
+    return [(shard, rows) for shard, rows in enumerate(np.split(order, ends[:-1])) if len(rows)]
+
+
+def _rows(flags: NumpyArray | None, rows: NumpyArray) -> NumpyArray | None:
+    return None if flags is None else flags[rows]

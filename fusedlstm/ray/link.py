@@ -1,0 +1,127 @@
+"""Link: our end of one shard, with its epoch, its ticks and its snapshots."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fusedlstm.ray.sessions import Record
+    from fusedlstm.ray.snapshots import Taken
+
+
+class Sent(NamedTuple):
+    """A call to one shard. The reference is None if the shard was not ready, so that nothing was sent."""
+
+    shard: int
+    epoch: int
+    reference: Any
+
+
+class Link:
+    """One shard, as its pool knows it.
+
+    Args:
+        shard: the shard's number.
+        actor: the handle of its actor.
+    """
+
+    def __init__(self, shard: int, actor: Any) -> None:
+        self.shard, self.actor = shard, actor
+        self.epoch, self._tick = 1, 0
+        self.is_ready = False
+        self.process, self.machine = 0, ""
+        self.last: Taken | None = None  # the last whole snapshot
+        self._later: list[tuple[Any, ...]] = []  # calls to send when the shard is ready
+        self._pending: Taken | None = None
+        self._tried = 0, time.monotonic()  # the tick and time of the last snapshot, whole or not
+
+    @property
+    def calls(self) -> int:
+        """The number of calls in this epoch."""
+        return self._tick
+
+    def is_gone(self) -> bool:
+        """Return whether Ray knows that the process has died. The error of a call comes more than a second later."""
+        try:
+            from ray._private import state
+
+            about = state.actors(self.actor._actor_id.hex())
+            return about["State"] in ("RESTARTING", "DEAD") or about["Pid"] != self.process
+        except Exception:  # it is not a public function, and we can wait for the error
+            return False
+
+    def _stamp(self) -> tuple[int, int]:
+        self._tick += 1
+        return self.epoch, self._tick
+
+    def send(self, method: str, *arguments: Any) -> Sent:
+        """Send a call, if the shard is ready."""
+        if not self.is_ready:
+            return Sent(self.shard, self.epoch, None)
+        return Sent(self.shard, self.epoch, getattr(self.actor, method).remote(self._stamp(), *arguments))
+
+    def send_or_keep(self, method: str, *arguments: Any) -> Sent:
+        """Send a call, now or when the shard is ready again."""
+        sent = self.send(method, *arguments)
+        if sent.reference is None:
+            self._later.append((method, *arguments))
+        return sent
+
+    def snapshot(self) -> tuple[Any, Any]:
+        """Send for a snapshot. Return references to something small, and to the states."""
+        done, content = self.actor.snapshot.options(num_returns=2).remote(self._stamp())
+        return done, content
+
+    def begin_epoch(self) -> None:
+        """Count an epoch. Calls of the one before are refused from its `begin` on."""
+        self.is_ready = False
+        self.epoch, self._tick = self.epoch + 1, 0
+        self._tried = 0, time.monotonic()
+        self._later.clear()
+
+    def become_ready(self, process: int, machine: str) -> None:
+        """Accept calls, and send those that were kept."""
+        self.process, self.machine, self.is_ready = process, machine, True
+        for method, *arguments in self._later:
+            self.send(method, *arguments)
+        self._later.clear()
+
+    def take_if_due(self, is_due: Callable[[int, float], bool], take: Callable[[Link], Taken]) -> None:
+        """Take a snapshot if it is time, and the one before is not running any more."""
+        tick, at = self._tried
+        now = time.monotonic()
+        if is_due(self._tick - tick, now - at) and self.settle_snapshot():
+            self._pending = take(self)
+            self._tried = self._tick, now
+
+    def settle_snapshot(self) -> bool:
+        """Keep the pending snapshot if it is whole, and drop it if it failed. Return False if it is running."""
+        if self._pending is not None:
+            if not self._pending.is_ready():
+                return False
+            if self._pending.is_whole():
+                self.drop_last()
+                self.last = self._pending
+            self._pending = None
+        return True
+
+    def drop_pending(self) -> None:
+        """Keep the pending snapshot if it is whole. Forget it otherwise."""
+        self.settle_snapshot()
+        self._pending = None
+
+    def drop_last(self) -> None:
+        """Forget the last snapshot, and remove its file if it has one."""
+        if self.last is not None and isinstance(self.last.content, str):
+            with contextlib.suppress(OSError):
+                os.unlink(self.last.content)
+        self.last = None
+
+    def records(self) -> Record | None:
+        """Return the sessions in the last snapshot; None without one."""
+        return None if self.last is None else self.last.record

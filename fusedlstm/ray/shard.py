@@ -1,0 +1,142 @@
+"""Shard: the actor that holds one StatePool. It refuses calls that were meant for another life of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.arrays.host import to_host
+from fusedlstm.cell import LSTMCell
+from fusedlstm.lstm import LSTM
+from fusedlstm.pool import StatePool
+from fusedlstm.ray import snapshots
+from fusedlstm.state import LSTMState
+from fusedlstm.weights import LSTMWeights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.ray.snapshots import Content
+
+    Stamp = tuple[int, int]
+
+
+class StaleCallError(RuntimeError):
+    """A call was sent to an earlier life of a shard, or calls before it were lost."""
+
+
+class Shard:
+    """One shard. It has no pool until `begin`.
+
+    Every other call has a stamp, (epoch, tick). Each life of a shard has an epoch, from `begin`. The first
+    call has tick 1, and each one after it the next. Ray runs calls that were sent while the actor restarts on the fresh
+    actor. Their stamps are wrong, so they raise StaleCallError and change nothing.
+
+    Args:
+        capacity: the number of slots.
+        options: the options of the LSTMCell or LSTM.
+    """
+
+    def __init__(self, capacity: int, options: Mapping[str, Any]) -> None:
+        self._capacity, self._options = capacity, dict(options)
+        self._epoch = self._tick = 0
+        self._pool: StatePool[Any] | None = None
+
+    def begin(self, epoch: int, weights: Any, content: Content | str | None, kept: NumpyArray) -> tuple[int, str]:
+        """Start an epoch with a new pool, which has the sessions of a snapshot in the slots `kept`.
+
+        Returns:
+            The number of this process, and the address of its machine.
+        """
+        import ray
+
+        self._epoch = 0  # nothing is accepted if this raises
+        self._pool = None  # free its memory first
+        self._owner = (LSTMCell if isinstance(weights, LSTMWeights) else LSTM)(weights, **self._options)
+        pool: StatePool[Any] = StatePool(self._owner, self._capacity)
+        if content is not None:
+            slots, states = snapshots.load(content, weights, self._capacity)
+            rows = np.searchsorted(slots, kept)
+            pool._in_turn(pool._slots.replace, kept, [LSTMState(h=each.h[rows], c=each.c[rows]) for each in states])
+        self._pool, self._epoch, self._tick = pool, epoch, 0
+        return os.getpid(), ray.util.get_node_ip_address()
+
+    def _enter(self, stamp: Stamp) -> StatePool[Any]:
+        """Return the pool. Raise StaleCallError unless this is the next call of this epoch."""
+        wanted = self._epoch, self._tick + 1
+        if stamp != wanted or self._pool is None:
+            raise StaleCallError(f"got a call of epoch and tick {stamp}; this shard's next are {wanted}")
+        self._tick += 1
+        return self._pool
+
+    def step(
+        self, stamp: Stamp, x: NumpyArray, slots: NumpyArray, is_first: NumpyArray | None
+    ) -> tuple[NumpyArray, float]:
+        """Step rows. Return the outputs in host memory, and the seconds that this took."""
+        pool = self._enter(stamp)
+        start = time.perf_counter()
+        h = to_host("h", pool.step(self._owner.asarray(x), slots, is_first=is_first))
+        return h, time.perf_counter() - start
+
+    def allocate(self, stamp: Stamp, slots: NumpyArray) -> None:
+        """Allocate these slots, which must be the next."""
+        pool = self._enter(stamp)
+        _check_same(pool.allocate(len(slots)), slots)
+
+    def fork(self, stamp: Stamp, parents: NumpyArray, slots: NumpyArray) -> None:
+        """Allocate these slots, which must be the next, with the states of parents, some of them several times."""
+        pool = self._enter(stamp)
+        states = _read(pool, parents)
+        _check_same(pool.allocate(len(slots)), slots)
+        self._put(pool, slots, states)
+
+    def release(self, stamp: Stamp, slots: NumpyArray) -> None:
+        """Free slots."""
+        self._enter(stamp).release(slots)
+
+    def reset(self, stamp: Stamp, slots: NumpyArray) -> None:
+        """Set states to zeros."""
+        self._enter(stamp).reset(slots)
+
+    def read(self, stamp: Stamp, slots: NumpyArray) -> list[LSTMState]:
+        """Return the states of slots, some of them several times, in host memory, one for each layer."""
+        return [each.to_numpy() for each in _read(self._enter(stamp), slots)]
+
+    def write(self, stamp: Stamp, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+        """Set the states of slots, one for each layer, from host memory."""
+        pool, asarray = self._enter(stamp), self._owner.asarray
+        self._put(pool, slots, [LSTMState(h=asarray(each.h), c=asarray(each.c, each.c.dtype.name)) for each in states])
+
+    def _put(self, pool: StatePool[Any], slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+        pool.write(slots, states[0] if isinstance(self._owner, LSTMCell) else tuple(states))
+
+    def set_weights(self, stamp: Stamp, weights: Any) -> None:
+        """Step with other weights from now on."""
+        self._enter(stamp)
+        self._owner.set_weights(weights)
+
+    def snapshot(self, stamp: Stamp) -> tuple[bool, Content]:
+        """Return something small, and the live slots with their states in host memory."""
+        pool = self._enter(stamp)
+        return True, pool._in_turn(pool._slots.contents)
+
+    def replace(self, stamp: Stamp, states: Sequence[LSTMState]) -> None:
+        """Let slots 0, 1, ... be live, with these states."""
+        pool = self._enter(stamp)
+        pool._in_turn(pool._slots.replace, np.arange(len(states[0].h)), states)
+
+
+def _read(pool: StatePool[Any], slots: NumpyArray) -> list[LSTMState]:
+    """Return the states of slots, some of them several times, one for each layer."""
+    own, rows = np.unique(slots, return_inverse=True)
+    found = pool.read(own)
+    return [LSTMState(h=each.h[rows], c=each.c[rows]) for each in (found if isinstance(found, tuple) else (found,))]
+
+
+def _check_same(got: NumpyArray, wanted: NumpyArray) -> None:
+    if not np.array_equal(got, wanted):
+        raise RuntimeError(f"the pool allocated the slots {got}, not {wanted}: this is a bug of fusedlstm")

@@ -1,0 +1,303 @@
+"""ShardedPool: a StatePool in parts, on the GPUs of many machines."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from fusedlstm.errors import OtherWeightsWarning, WeightsFileError
+from fusedlstm.ray import folder as folders
+from fusedlstm.ray import whole_pool
+from fusedlstm.ray.call import Call
+from fusedlstm.ray.calls import ShardCalls
+from fusedlstm.ray.shards import Shards, ShardStats
+from fusedlstm.ray.snapshots import Snapshots
+from fusedlstm.validation.arguments import check_path, check_real, check_size, describe_type, fail
+from fusedlstm.validation.weights import as_layers, check_causal
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.ray.link import Sent
+    from fusedlstm.ray.sessions import Key
+    from fusedlstm.validation.arguments import AnyPath
+
+_MOST_SHARDS = 2**16
+
+
+class ShardedPool:
+    """The states of live sessions in several shards, which are Ray actors on the machines of a cluster.
+
+    Each shard holds a StatePool. A session has a key of yours, an int or a str, and stays in the shard in which it was
+    opened. Pass several keys as a list, tuple, range or NumPy array. A call groups its rows by shard, makes one call to
+    each shard, and puts the results together. x and states are NumPy arrays. With `batch_invariant`, rows get the same
+    bits as in one StatePool.
+
+    A call with bad arguments changes nothing. Calls run in the order in which they were sent, also from several
+    threads. `aio` has the same methods for asyncio, and to have several calls on their way.
+
+    Ray restarts a shard that dies, and this pool restores its last snapshot. Calls don't wait for that. They do the
+    rows of all other shards, and then raise SessionsLostError. It names each session that went back, by how many
+    changes, and each session that is lost. Rows of a shard that is not back yet are not done: call again, or `wait`.
+
+    The pool belongs to the process that made it, which must stay connected to Ray. It can't be pickled.
+
+    Args:
+        weights: LSTMWeights for shards with an LSTMCell, or StackedWeights, all forward, for an LSTM.
+        shards: the number of shards.
+        capacity: the number of sessions that each can hold.
+        num_gpus: the GPUs of each shard, which Ray assigns. Shards without any step in NumPy.
+        options: options of the LSTMCell or LSTM, such as `{"batch_invariant": True}`.
+        snapshot: when to take snapshots; None for never.
+        actor_options: more options of Ray's actors, such as `{"num_cpus": 2}`. The defaults are one CPU and the
+            scheduling strategy "SPREAD".
+        timeout: the seconds without an answer after which a shard counts as dead. It is then killed.
+
+    Raises:
+        TypeError: an argument has the wrong kind.
+        ValueError: a number is too small or too large, a layer reads backward, or an option has a wrong value.
+        BackendUnavailableError: a shard's backend can't run on its machine.
+        TimeoutError: Ray has no place for all shards.
+        RuntimeError: Ray is not initialised.
+    """
+
+    def __init__(
+        self,
+        weights: Any,
+        *,
+        shards: int,
+        capacity: int,
+        num_gpus: float = 0,
+        options: Mapping[str, Any] | None = None,
+        snapshot: Snapshots | None = Snapshots(),  # noqa: B008 (it is immutable)
+        actor_options: Mapping[str, Any] | None = None,
+        timeout: float = 60.0,
+    ) -> None:
+        check_causal("weights", as_layers(weights), "layers that are all forward")
+        count, capacity = check_size("shards", shards, 1), check_size("capacity", capacity, 1)
+        if count > _MOST_SHARDS:
+            fail(ValueError, "shards", f"at most {_MOST_SHARDS}", str(count))
+        if check_real("num_gpus", num_gpus) < 0:
+            fail(ValueError, "num_gpus", "a number >= 0", str(num_gpus))
+        if snapshot is not None and not isinstance(snapshot, Snapshots):
+            fail(TypeError, "snapshot", "a Snapshots, or None", describe_type(snapshot))
+        if check_real("timeout", timeout) <= 0:
+            fail(ValueError, "timeout", "a positive number", str(timeout))
+        if not ray.is_initialized():
+            raise RuntimeError("Ray is not initialised: call ray.init() first")
+        cell = {"backend": "cuda" if num_gpus else "numpy", **(options or {})}
+        actor = {"num_cpus": 1, "num_gpus": num_gpus, "scheduling_strategy": "SPREAD", **(actor_options or {})}
+        self._shards = Shards(weights, count, capacity, cell, actor, snapshot, timeout)
+        self._calls = ShardCalls(self._shards, weights)
+
+    @property
+    def aio(self) -> ShardCalls:
+        """The methods open, close, step, reset, read, write, fork and set_weights, which return Calls.
+
+        A Call has been sent when the method returns. Wait for it with `await call` or `call.result()`.
+        """
+        return self._calls
+
+    @property
+    def weights(self) -> Any:
+        """The current weights."""
+        return self._calls.weights
+
+    @property
+    def capacity(self) -> int:
+        """The number of sessions that all shards can hold."""
+        return self._shards.count * self._shards.sessions.capacity
+
+    @property
+    def keys(self) -> list[Key]:
+        """The keys of all open sessions, in the order in which they were opened."""
+        with self._shards.lock:
+            return self._shards.sessions.keys()
+
+    def __len__(self) -> int:
+        """Return the number of open sessions."""
+        return len(self._shards.sessions)
+
+    def __contains__(self, key: object) -> bool:
+        """Return whether a session of this key is open."""
+        return not isinstance(key, bool) and key in self._shards.sessions
+
+    def open(self, keys: Any) -> None:
+        """Begin a session for each key, with states of zeros, in the emptiest shards.
+
+        Raises:
+            TypeError: the keys are not ints or strs.
+            ValueError: a session is open already, or a key is there twice.
+            PoolFullError: the shards that are ready have too few free slots. No session is opened then.
+            SessionsLostError: a shard died; see there. Sessions that are not delivered are not open.
+        """
+        self.aio.open(keys).result()
+
+    def close(self, keys: Any) -> None:
+        """End these sessions, and free their slots.
+
+        Raises:
+            TypeError: the keys are not ints or strs.
+            ValueError: a session is not open, or a key is there twice.
+            SessionsLostError: a shard died; see there. These sessions are closed all the same.
+        """
+        self.aio.close(keys).result()
+
+    def step(self, x: NumpyArray, keys: Any, *, is_first: Any = None) -> NumpyArray:
+        """Advance the session of keys[k] by the input x[k], for each of B rows, and return the outputs.
+
+        Args:
+            x: (B, I) in the weights' dtype, a NumPy array. B may be 0.
+            keys: the keys of B open sessions, each once, in any order.
+            is_first: (B,) booleans, in a NumPy array or a list. True marks a row that begins a new sequence. Its state
+                is set to zeros before this step.
+
+        Returns:
+            (B, width), the top layer's output, in a new NumPy array.
+
+        Raises:
+            TypeError: an argument has the wrong kind or dtype.
+            ValueError: an argument has the wrong shape, a session is not open, or a key is there twice.
+            SessionsLostError: a shard died; see there. Its `result` has the outputs of all other shards.
+        """
+        return self.aio.step(x, keys, is_first=is_first).result()
+
+    def reset(self, keys: Any) -> None:
+        """Set the states of these sessions to zeros.
+
+        Raises:
+            TypeError: the keys are not ints or strs.
+            ValueError: a session is not open, or a key is there twice.
+            SessionsLostError: a shard died; see there.
+        """
+        self.aio.reset(keys).result()
+
+    def read(self, keys: Any) -> Any:
+        """Return copies of the states of B sessions.
+
+        Returns:
+            An LSTMState with h (B, P) and c (B, N), or for StackedWeights a tuple of them, one for each layer. The
+            arrays are NumPy's.
+
+        Raises:
+            TypeError: the keys are not ints or strs.
+            ValueError: a session is not open, or a key is there twice.
+            SessionsLostError: a shard died; see there.
+        """
+        return self.aio.read(keys).result()
+
+    def write(self, keys: Any, state: Any) -> None:
+        """Set the states of B sessions.
+
+        Args:
+            keys: the keys of B open sessions, each once.
+            state: like the result of `read`, with any strides.
+
+        Raises:
+            TypeError: the keys are not ints or strs; the state has the wrong kind or dtype.
+            ValueError: a session is not open, or a key is there twice; the state has the wrong shape.
+            SessionsLostError: a shard died; see there.
+        """
+        self.aio.write(keys, state).result()
+
+    def fork(self, parents: Any, children: Any) -> None:
+        """Begin the session children[k] with the state of the session parents[k], for each k.
+
+        A child gets a slot in its parent's shard. If that is full, it goes to another shard.
+
+        Args:
+            parents: keys of open sessions. A key may be there several times.
+            children: as many keys of new sessions.
+
+        Raises:
+            TypeError: the keys are not ints or strs.
+            ValueError: a parent is not open, a child is open already or there twice, or the numbers differ.
+            PoolFullError: the shards that are ready have too few free slots. No session is opened then.
+            SessionsLostError: a shard died; see there. Children that are not delivered are not open.
+        """
+        self.aio.fork(parents, children).result()
+
+    def set_weights(self, weights: Any) -> None:
+        """Replace the weights in all shards. Steps that were sent before use the old weights, later ones the new.
+
+        Raises:
+            TypeError: the weights have another kind.
+            ValueError: sizes, dtype or options differ. The message says which.
+            SessionsLostError: a shard died; see there. It gets the new weights, too.
+        """
+        self.aio.set_weights(weights).result()
+
+    def save(self, folder: AnyPath) -> None:
+        """Write all sessions to files in a folder on this machine, which is made if needed.
+
+        The states are those of one moment. Calls that are sent later don't wait for the files. A manifest names the
+        files and is replaced last: until then, and if this is killed, the folder has the old sessions. The next save
+        removes what a killed one left. Don't save twice to one folder at the same time.
+
+        Each file of states is also one of `StatePool.load`.
+
+        Raises:
+            OSError: a file can't be written.
+            TypeError: `folder` is not a path.
+            SessionsLostError: a shard died; see there. The folder is unchanged.
+            TimeoutError: a shard is not back after the pool's timeout.
+        """
+        path = check_path("folder", folder)
+        self._shards.check_open()
+        os.makedirs(path, exist_ok=True)
+        weights, parts = self.weights, self._wait_for(whole_pool.contents(self._shards))
+        folders.write(
+            path, ((keys, ray.get(content, timeout=self._shards.timeout)) for keys, content in parts), weights
+        )
+
+    def load(self, folder: AnyPath) -> None:
+        """Replace all sessions with those in a folder. The pool that saved it may have had other shards or backends.
+
+        If the pool that saved had other weights, this warns with OtherWeightsWarning.
+
+        Raises:
+            WeightsFileError: a file is missing, damaged or from a newer version, has states of other sizes, or there
+                are more sessions than this pool can hold. The pool is unchanged.
+            OSError: the manifest can't be read.
+            TypeError: `folder` is not a path.
+            SessionsLostError: a shard died; see there.
+            TimeoutError: a shard is not back after the pool's timeout.
+        """
+        path = check_path("folder", folder)
+        self._shards.check_open()
+        keys, states, are_others = folders.read(path, self.weights)
+        if len(keys) > self.capacity:
+            raise WeightsFileError(f"{path} holds {len(keys)} sessions; this pool's capacity is {self.capacity}")
+        if are_others:
+            said = f"{path} holds states of other weights than this pool's. Was its model trained since?"
+            warnings.warn(said, OtherWeightsWarning, stacklevel=2)
+        self._wait_for(whole_pool.replace(self._shards, keys, states))
+
+    def _wait_for(self, work: Generator[list[Sent], list[Any], Any]) -> Any:
+        return Call(work, self._shards.timeout, self._shards.is_dead).result()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all shards are ready, for so many seconds at most. Return whether they are."""
+        return self._shards.wait(timeout)
+
+    def stats(self) -> list[ShardStats]:
+        """Return what is known about each shard. No shard is asked."""
+        return self._shards.stats()
+
+    def shutdown(self) -> None:
+        """End all sessions and the shards. At the end of a `with` block this happens by itself."""
+        self._shards.shut_down()
+
+    def __enter__(self) -> ShardedPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    def __repr__(self) -> str:
+        sizes = f"shards={self._shards.count}, capacity={self._shards.sessions.capacity}"
+        return f"ShardedPool({self.weights!r}, {sizes}, live={len(self)})"

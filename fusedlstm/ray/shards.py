@@ -1,0 +1,268 @@
+"""Shards: send calls to the actors, notice dead ones, and bring them back from their snapshots."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import ray
+
+from fusedlstm import log
+from fusedlstm.ray import snapshots
+from fusedlstm.ray.call import DeadShardError
+from fusedlstm.ray.errors import SessionsLostError
+from fusedlstm.ray.link import Link
+from fusedlstm.ray.metrics import Metrics
+from fusedlstm.ray.sessions import Sessions
+from fusedlstm.ray.shard import Shard, StaleCallError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.ray.link import Sent
+    from fusedlstm.ray.sessions import Key
+
+UNDELIVERED: Final = object()  # the result of a shard that died, or is not back yet
+_PAUSE = 0.05  # seconds between attempts to reach a shard that restarts
+
+
+class ShardStats(NamedTuple):
+    """What is known about a shard.
+
+    Args:
+        is_ready: False while it restarts.
+        sessions: the number of its open sessions.
+        lives: 1, and one more for each time that it died.
+        calls: the calls that were sent to it in this life.
+        process: the number of its process.
+        machine: the address of its machine.
+    """
+
+    is_ready: bool
+    sessions: int
+    lives: int
+    calls: int
+    process: int
+    machine: str
+
+
+class Shards:
+    """All shards of a pool, and its sessions. Hold `lock` from finding sessions until their calls are sent.
+
+    Args:
+        weights: the weights of all shards.
+        count: the number of shards.
+        capacity: the number of slots of each.
+        options: the options of the LSTMCell or LSTM.
+        actor: Ray's options of the actors.
+        when: when to take snapshots; None for never.
+        timeout: the seconds without an answer after which a shard counts as dead.
+    """
+
+    def __init__(
+        self,
+        weights: Any,
+        count: int,
+        capacity: int,
+        options: Mapping[str, Any],
+        actor: Mapping[str, Any],
+        when: snapshots.Snapshots | None,
+        timeout: float,
+    ) -> None:
+        self.lock = threading.RLock()
+        self.name = uuid.uuid4().hex[:16]
+        self.metrics = Metrics(self.name)
+        self.timeout, self._when = timeout, when
+        self._changed = threading.Condition(self.lock)
+        self._weights = ray.put(weights)
+        self._write = ray.remote(snapshots.write).options(num_cpus=0, max_retries=0)
+        self._back: dict[Key, int] = {}
+        self._lost: list[Key] = []
+        self._cause: Exception | None = None
+        self._is_shut = False
+        make = ray.remote(Shard).options(max_restarts=-1, max_task_retries=0, **actor)
+        self.links = [Link(shard, make.remote(capacity, dict(options))) for shard in range(count)]
+        self._begin_all()
+        self.sessions = Sessions(count, capacity)  # the shards have checked the capacity
+
+    def _begin_all(self) -> None:
+        none = np.zeros(0, np.int64)
+        begun = [link.actor.begin.remote(link.epoch, self._weights, None, none) for link in self.links]
+        try:
+            for link, about in zip(self.links, ray.get(begun, timeout=self.timeout), strict=True):
+                link.become_ready(*about)
+        except ray.exceptions.GetTimeoutError as error:
+            self.shut_down()
+            raise TimeoutError(
+                f"not all of {len(self.links)} shards were ready after {self.timeout:g} seconds. Are there CPUs and "
+                f"GPUs for them? The cluster has {ray.cluster_resources()}"
+            ) from error
+        except BaseException as error:
+            self.shut_down()
+            if isinstance(error, ray.exceptions.RayTaskError):
+                raise error.cause from None  # such as BackendUnavailableError
+            raise
+
+    @property
+    def count(self) -> int:
+        """The number of shards."""
+        return len(self.links)
+
+    def check_open(self) -> None:
+        """Raise RuntimeError after `shut_down`."""
+        if self._is_shut:
+            raise RuntimeError("this ShardedPool has been shut down")
+
+    def ready(self) -> list[int]:
+        """Return the shards that are ready."""
+        return [link.shard for link in self.links if link.is_ready]
+
+    def is_dead(self, sent: Sent) -> bool:
+        """Return whether a shard will not answer a call, because it has died since."""
+        link = self.links[sent.shard]
+        return link.epoch != sent.epoch or link.is_gone()
+
+    def send_weights(self, weights: Any) -> list[Sent]:
+        """Let all shards step with these weights from their next call on."""
+        self._weights = ray.put(weights)
+        return [link.send_or_keep("set_weights", self._weights) for link in self.links]
+
+    def miss(self, keys: Sequence[Key]) -> None:
+        """Count a change of each session that was not sent, because its shard is not ready."""
+        for key in keys:
+            self._back[key] = self._back.get(key, 0) + 1
+
+    def settle(self, sent: Sequence[Sent], answers: Sequence[Any]) -> list[Any]:
+        """Return the result of each call, or UNDELIVERED. Shards that gave none are dead from now on."""
+        found = iter(answers)
+        results = [UNDELIVERED if each.reference is None else next(found) for each in sent]
+        for row, (each, result) in enumerate(zip(sent, results, strict=True)):
+            if isinstance(result, Exception):
+                self._fail(each, result)
+                results[row] = UNDELIVERED
+        return results
+
+    def tell(self, result: Any, delivered: NumpyArray) -> Any:
+        """Return the result of a call, unless there is something to say about sessions.
+
+        Raises:
+            SessionsLostError: rows were not delivered, or shards have died since the last call.
+        """
+        with self.lock:
+            back, lost, cause = self._back, self._lost, self._cause
+            self._back, self._lost, self._cause = {}, [], None
+        if delivered.all() and not back and not lost:
+            return result
+        if not delivered.all():
+            self.metrics.undelivered_rows.inc(int((~delivered).sum()))
+        raise SessionsLostError(result, delivered, back, lost) from cause
+
+    def _fail(self, sent: Sent, error: Exception) -> None:
+        """Take a shard's sessions back to its last snapshot, and begin to revive it."""
+        if isinstance(error, StaleCallError):
+            self.metrics.refused.inc()
+        with self.lock:
+            link = self.links[sent.shard]
+            if self._is_shut or link.epoch != sent.epoch or not link.is_ready:
+                return  # this death is known
+            self._cause = error
+            if not isinstance(error, (StaleCallError, DeadShardError, ray.exceptions.RayActorError)):
+                log.warning("shard %d failed, and is killed and restored: %s", sent.shard, error)
+                ray.kill(link.actor, no_restart=False)
+            link.drop_pending()
+            kept = self._fall_back(link)
+        threading.Thread(target=self._revive, args=(link, kept), daemon=True).start()
+
+    def _fall_back(self, link: Link) -> NumpyArray:
+        """Take a shard's sessions back to its last snapshot. Return the slots that stay live."""
+        link.begin_epoch()
+        kept, back, lost = self.sessions.fall_back(link.shard, link.records())
+        for key in lost:
+            self._back.pop(key, None)
+        for key, changes in back.items():
+            self._back[key] = self._back.get(key, 0) + changes
+        self._lost += lost
+        if lost:
+            self.metrics.lost_sessions.inc(len(lost))
+        return kept
+
+    def _revive(self, link: Link, kept: NumpyArray) -> None:
+        """Start the next epoch of a shard, as soon as Ray has restarted it."""
+        while not self._is_shut:
+            content = None if link.last is None else link.last.content
+            try:
+                about = ray.get(link.actor.begin.remote(link.epoch, self._weights, content, kept), timeout=self.timeout)
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                time.sleep(_PAUSE)
+            except Exception as error:
+                log.warning("shard %d can't be restored from its snapshot: %s", link.shard, error)
+                time.sleep(_PAUSE)
+                with self.lock:  # without the snapshot, its sessions are lost
+                    link.drop_last()
+                    kept = self._fall_back(link)
+            else:
+                with self.lock:
+                    link.become_ready(*about)
+                    self.metrics.restarts.inc()
+                    if len(kept):
+                        self.metrics.restored_sessions.inc(len(kept))
+                    self._changed.notify_all()
+                return
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until all shards are ready. Return whether they are."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self.ready()) == self.count, timeout)
+
+    def take_snapshots(self) -> None:
+        """Send for the snapshots that are due."""
+        if self._when is not None:
+            for shard in self.ready():
+                self.links[shard].take_if_due(self._when.is_due, self._take)
+
+    def _take(self, link: Link) -> snapshots.Taken:
+        record = self.sessions.record(link.shard)
+        done, content = link.snapshot()
+        if self._when is not None and self._when.folder is not None:
+            # Each has a path of its own, as a late write for a shard that died may still be running.
+            path = f"{self._files_start(self._when.folder)}{link.shard}-{link.epoch}-{link.calls}.safetensors"
+            done, content = self._write.remote(content, path, self._weights), path
+        return snapshots.Taken(done, content, record)
+
+    def _files_start(self, folder: Any) -> str:
+        return os.path.join(os.path.abspath(os.fsdecode(folder)), f"snapshot-{self.name}-")
+
+    def stats(self) -> list[ShardStats]:
+        """Return what is known about each shard."""
+        with self.lock:
+            return [
+                ShardStats(
+                    is_ready=link.is_ready,
+                    sessions=self.sessions.live(link.shard),
+                    lives=link.epoch,
+                    calls=link.calls,
+                    process=link.process,
+                    machine=link.machine,
+                )
+                for link in self.links
+            ]
+
+    def shut_down(self) -> None:
+        """Kill the actors, and remove the files of snapshots."""
+        with self.lock:
+            if self._is_shut:
+                return
+            self._is_shut = True
+        for link in self.links:
+            ray.kill(link.actor)
+        if self._when is not None and self._when.folder is not None:
+            for path in glob.glob(f"{glob.escape(self._files_start(self._when.folder))}*"):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)

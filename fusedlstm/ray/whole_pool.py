@@ -1,0 +1,53 @@
+"""Work on all sessions of a sharded pool at one moment: get their states, and replace them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.ray.link import Sent
+from fusedlstm.ray.shards import UNDELIVERED
+from fusedlstm.state import LSTMState
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from fusedlstm.ray.sessions import Key
+    from fusedlstm.ray.shards import Shards
+
+
+def contents(shards: Shards) -> Generator[list[Sent], list[Any], list[tuple[list[Key], Any]]]:
+    """Ask all shards for their states. Return for each the keys in the order of slots, and a reference to `Content`."""
+    with shards.lock:
+        _wait(shards)
+        keys = [shards.sessions.keys_of(link.shard) for link in shards.links]
+        asked = [link.snapshot() for link in shards.links]
+        sent = [Sent(link.shard, link.epoch, whole) for link, (whole, _) in zip(shards.links, asked, strict=True)]
+    answers = yield sent
+    results = shards.settle(sent, answers)
+    shards.tell(None, np.array([result is not UNDELIVERED for result in results]))
+    return [(own, content) for own, (_, content) in zip(keys, asked, strict=True)]
+
+
+def replace(shards: Shards, keys: Sequence[Key], states: Sequence[LSTMState]) -> Generator[list[Sent], list[Any], None]:
+    """Let the pool have these sessions alone, evenly spread."""
+    with shards.lock:
+        _wait(shards)
+        parts = np.array_split(np.arange(len(keys)), shards.count)
+        shards.sessions.replace([[keys[row] for row in rows] for rows in parts])
+        sent = [
+            link.send("replace", [LSTMState(h=each.h[rows], c=each.c[rows]) for each in states])
+            for link, rows in zip(shards.links, parts, strict=True)
+        ]
+    answers = yield sent
+    delivered = np.ones(len(keys), np.bool_)
+    for rows, result in zip(parts, shards.settle(sent, answers), strict=True):
+        delivered[rows] = result is not UNDELIVERED
+    shards.metrics.live_sessions.set(len(shards.sessions))
+    shards.tell(None, delivered)
+
+
+def _wait(shards: Shards) -> None:
+    if not shards.wait(shards.timeout):
+        raise TimeoutError(f"a shard is not back after {shards.timeout:g} seconds")

@@ -1,0 +1,77 @@
+"""One cluster of two nodes, and one pool, for all tests in this folder. A new process of Ray takes seconds."""
+
+import threading
+
+import pytest
+
+from support.ray_cluster import cluster
+from support.sharded import INVARIANT, WEIGHTS
+
+
+@pytest.fixture(scope="session")
+def nodes():
+    with cluster(nodes=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def kept_pool(nodes):
+    from fusedlstm.ray import ShardedPool
+
+    with ShardedPool(WEIGHTS[0], shards=3, capacity=12, options=INVARIANT, snapshot=None) as pool:
+        yield pool
+
+
+@pytest.fixture
+def pool(kept_pool):
+    """Return the kept pool, without sessions and snapshots."""
+    assert kept_pool.wait(60)
+    kept_pool._shards._back, kept_pool._shards._lost = {}, []  # what a failed test has not heard
+    kept_pool.close(kept_pool.keys)
+    for link in kept_pool._shards.links:
+        link.drop_pending()
+        link.drop_last()
+    kept_pool.set_weights(WEIGHTS[0])
+    return kept_pool
+
+
+@pytest.fixture
+def snapping(pool):
+    """Let the kept pool take a snapshot of a shard after 4 of its calls."""
+    from fusedlstm.ray import Snapshots
+
+    pool._shards._when = Snapshots(ticks=4)
+    yield
+    pool._shards._when = None
+
+
+@pytest.fixture
+def make(nodes):
+    """Return ShardedPool, and shut down all pools that it made."""
+    from fusedlstm.ray import ShardedPool
+
+    made = []
+
+    def make_pool(*arguments, **options):
+        made.append(ShardedPool(*arguments, **{"actor_options": {"num_cpus": 0}} | options))
+        return made[-1]
+
+    yield make_pool
+    for pool in made:
+        pool.shutdown()
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Return an event, until which no shard is revived."""
+    from fusedlstm.ray.shards import Shards
+
+    event, revive = threading.Event(), Shards._revive
+
+    def waits(*arguments):
+        event.wait()
+        revive(*arguments)
+
+    monkeypatch.setattr(Shards, "_revive", waits)
+    yield event
+    event.set()

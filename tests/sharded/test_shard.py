@@ -1,0 +1,83 @@
+"""A shard refuses calls of another epoch or out of turn. These tests run it without an actor."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+from fusedlstm import LSTMState, LSTMWeights
+from fusedlstm.ray.shard import Shard, StaleCallError
+
+WEIGHTS = LSTMWeights.random(3, 4, seed=0)
+NONE = np.zeros(0, np.int64)
+X = np.ones((2, 3), np.float32)
+
+
+def begun(epoch=1, content=None, kept=NONE):
+    shard = Shard(5, {"backend": "numpy"})
+    shard.begin(epoch, WEIGHTS, content, kept)
+    return shard
+
+
+def filled():
+    shard = begun()
+    shard.allocate((1, 1), np.array([0, 1]))
+    shard.step((1, 2), X, np.array([0, 1]), None)
+    return shard
+
+
+def states(shard, tick):
+    (state,) = shard.read((shard._epoch, tick), np.array([0, 1]))
+    return state.h.tobytes(), state.c.tobytes()
+
+
+@pytest.mark.parametrize("stamp", [(0, 3), (2, 3), (2, 1), (1, 2), (1, 4), (1, 0), (0, 0)])
+def test_wrong_stamps_change_nothing(stamp):
+    shard, same = filled(), filled()
+    slots = np.array([0, 1])
+    for call in (
+        lambda: shard.step(stamp, X, slots, None),
+        lambda: shard.allocate(stamp, np.array([2])),
+        lambda: shard.fork(stamp, slots[:1], np.array([2])),
+        lambda: shard.release(stamp, slots),
+        lambda: shard.reset(stamp, slots),
+        lambda: shard.write(stamp, slots, [LSTMState(h=np.ones((2, 4), np.float32), c=np.ones((2, 4), np.float32))]),
+        lambda: shard.read(stamp, slots),
+        lambda: shard.set_weights(stamp, LSTMWeights.random(3, 4, seed=1)),
+        lambda: shard.snapshot(stamp),
+        lambda: shard.replace(stamp, [LSTMState(h=np.ones((1, 4), np.float32), c=np.ones((1, 4), np.float32))]),
+    ):
+        with pytest.raises(StaleCallError, match=r"next are \(1, 3\)"):
+            call()
+    assert states(shard, 3) == states(same, 3)
+    np.testing.assert_array_equal(shard.step((1, 4), X, slots, None)[0], same.step((1, 4), X, slots, None)[0])
+
+
+def test_fresh_shards_refuse_all_calls():
+    for stamp in ((1, 1), (0, 1), (0, 0), (1, 7)):
+        with pytest.raises(StaleCallError):
+            Shard(5, {}).allocate(stamp, np.array([0]))
+
+
+def test_shard_that_could_not_begin_refuses():
+    shard = filled()
+    with pytest.raises(OSError, match="nowhere"):
+        shard.begin(2, WEIGHTS, "nowhere", NONE)
+    for stamp in ((1, 3), (2, 1), (0, 1)):
+        with pytest.raises(StaleCallError):
+            shard.read(stamp, np.array([0]))
+
+
+def test_begin_keeps_some_slots_of_a_snapshot():
+    shard = filled()
+    shard.allocate((1, 3), np.array([2]))
+    wanted = states(shard, 4)
+    _, content = shard.snapshot((1, 5))
+    again = begun(2, content, np.array([0, 1]))
+    assert states(again, 1) == wanted
+    again.allocate((2, 2), np.array([2, 3]))
+
+
+def test_slots_that_differ_are_found():
+    with pytest.raises(RuntimeError, match="a bug of fusedlstm"):
+        begun().allocate((1, 1), np.array([1]))
