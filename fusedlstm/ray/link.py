@@ -32,6 +32,7 @@ class Link:
 
     def __init__(self, shard: int, actor: Any) -> None:
         self.shard, self.actor = shard, actor
+        self._call = actor.call
         self.epoch, self._tick = 1, 0
         self.is_ready = False
         self.process, self.machine = 0, ""
@@ -63,7 +64,7 @@ class Link:
         """Send a call, if the shard is ready."""
         if not self.is_ready:
             return Sent(self.shard, self.epoch, None)
-        return Sent(self.shard, self.epoch, getattr(self.actor, method).remote(self._stamp(), *arguments))
+        return Sent(self.shard, self.epoch, self._call.remote((method, self._stamp(), *arguments)))
 
     def send_or_keep(self, method: str, *arguments: Any) -> Sent:
         """Send a call, now or when the shard is ready again."""
@@ -74,7 +75,7 @@ class Link:
 
     def snapshot(self) -> tuple[Any, Any]:
         """Send for a snapshot. Return references to something small, and to the states."""
-        done, content = self.actor.snapshot.options(num_returns=2).remote(self._stamp())
+        done, content = self._call.options(num_returns=2).remote(("snapshot", self._stamp()))
         return done, content
 
     def begin_epoch(self) -> None:

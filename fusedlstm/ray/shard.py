@@ -65,6 +65,11 @@ class Shard:
         self._pool, self._epoch, self._tick = pool, epoch, 0
         return os.getpid(), ray.util.get_node_ip_address()
 
+    def call(self, message: tuple[Any, ...]) -> Any:
+        """Call a method: (its name, the stamp, more arguments). Ray takes longer for several arguments."""
+        method, *arguments = message
+        return getattr(self, method)(*arguments)
+
     def _enter(self, stamp: Stamp) -> StatePool[Any]:
         """Return the pool. Raise StaleCallError unless this is the next call of this epoch."""
         wanted = self._epoch, self._tick + 1
@@ -115,9 +120,11 @@ class Shard:
         pool.write(slots, states[0] if isinstance(self._owner, LSTMCell) else tuple(states))
 
     def set_weights(self, stamp: Stamp, weights: Any) -> None:
-        """Step with other weights from now on."""
+        """Step with other weights from now on, which are in Ray's store."""
+        import ray
+
         self._enter(stamp)
-        self._owner.set_weights(weights)
+        self._owner.set_weights(ray.get(weights))
 
     def snapshot(self, stamp: Stamp) -> tuple[bool, Content]:
         """Return something small, and the live slots with their states in host memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
 
@@ -297,6 +297,9 @@ class ShardedPool:
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a ShardedPool can't be copied or pickled: use save(folder), and load(folder) of another pool")
 
     def __repr__(self) -> str:
         sizes = f"shards={self._shards.count}, capacity={self._shards.sessions.capacity}"

@@ -1,16 +1,20 @@
 """A ShardedPool on a cluster equals one StatePool, bit for bit."""
 
 import asyncio
+import pickle
+import re
 
 import numpy as np
 import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
+import fusedlstm.ray
 from fusedlstm import LSTM, BackendUnavailableError, LSTMCell, LSTMWeights, StackedWeights, WeightsFileError
 from fusedlstm.ray import calls
 from fusedlstm.ray.sessions import Sessions
 
+from support.pages import DOCS
 from support.sharded import INVARIANT, WEIGHTS, Player
 
 STACKS = [
@@ -174,5 +178,12 @@ def test_shut_down_pools_raise(make):
     with make(WEIGHTS[0], shards=1, capacity=2) as pool:
         pool.open("a")
         assert repr(pool).endswith("shards=1, capacity=2, live=1)")
+        with pytest.raises(TypeError, match="can't be copied or pickled"):
+            pickle.dumps(pool)
     with pytest.raises(RuntimeError, match="has been shut down"):
         pool.read("a")
+
+
+def test_reference_has_every_public_name():
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\bfusedlstm\.ray\.(\w+)\b", page)) == set(fusedlstm.ray.__all__)
