@@ -8,12 +8,13 @@ import numpy as np
 
 from fusedlstm.arrays.exchange import Exchange, in_order
 from fusedlstm.arrays.libraries import library_of
+from fusedlstm.slot_checks import PARENTS, SLOTS, Wanted
 from fusedlstm.slots import PROBLEMS, SlotTable
 from fusedlstm.state import LSTMState
 from fusedlstm.validation.arguments import check_shape, fail
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fusedlstm.arrays.dtypes import Array, NumpyArray
     from fusedlstm.backends.base import Backend, PoolEngine
@@ -28,16 +29,28 @@ class PoolSlots:
     Args:
         backend: the backend of the states' arrays.
         owner: the checks of states, and their form.
-        engine: the engine that holds the states.
+        new_engine: returns an engine of a given capacity, whose states are zeros.
         capacity: the number of slots.
         maker: the name of the function that makes arrays, for messages.
+
+    Attributes:
+        table: which slots are live. `resize` and `replace` put another in its place.
+        engine: holds and steps the states. `resize` puts another in its place.
     """
 
-    def __init__(self, backend: Backend, owner: OwnerStates, engine: PoolEngine, capacity: int, maker: str) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        owner: OwnerStates,
+        new_engine: Callable[[int], PoolEngine],
+        capacity: int,
+        maker: str,
+    ) -> None:
         self.table = SlotTable(capacity)
+        self.engine = new_engine(capacity)
         self._backend = backend
         self._layer_checks = owner.layer_checks
-        self._engine = engine
+        self._new_engine = new_engine
         self._maker = maker
         self._is_audited = False  # whether the engine knows which slots are live, to check slots on a device
 
@@ -45,21 +58,34 @@ class PoolSlots:
         """Make n free slots live, with states of zeros, and return them."""
         with in_order(self._backend):
             slots = self.table.next_free(n)
-            self._engine.clear(slots)
-            try:
-                self._engine.mark(slots, live=True)
-                self.table.take(slots)
-            except BaseException:
-                self._is_audited = False
-                raise
+            self.engine.clear(slots)
+            self._take(slots)
             return slots
+
+    def fork(self, parents: Any) -> NumpyArray:
+        """Make free slots live, with copies of the parents' states, and return them."""
+        with in_order(self._backend):
+            checked = self.checked(parents, PARENTS)
+            slots = self.table.next_free(len(checked), "parents")
+            self.engine.copy(checked, slots)
+            self._take(slots)
+            return slots
+
+    def _take(self, slots: NumpyArray) -> None:
+        """Make free slots live, whose states have been written."""
+        try:
+            self.engine.mark(slots, live=True)
+            self.table.take(slots)
+        except BaseException:
+            self._is_audited = False
+            raise
 
     def release(self, slots: Any) -> None:
         """Free these slots."""
         with in_order(self._backend):
             checked = self.checked(slots)
             try:
-                self._engine.mark(checked, live=False)
+                self.engine.mark(checked, live=False)
                 self.table.give_back(checked)
             except BaseException:
                 self._is_audited = False
@@ -86,23 +112,23 @@ class PoolSlots:
     def reset(self, slots: Any) -> None:
         """Set the states of these slots to zeros."""
         with in_order(self._backend):
-            self._engine.clear(self.checked(slots))
+            self.engine.clear(self.checked(slots))
 
-    def checked(self, slots: Any) -> NumpyArray:
-        """Return a caller's slots as an int64 array. Raise unless all are live and distinct."""
-        return self.table.check(self._on_host(slots))
+    def checked(self, slots: Any, wanted: Wanted = SLOTS) -> NumpyArray:
+        """Return a caller's slots as an int64 array. Raise unless all are as wanted."""
+        return self.table.checks.check(self._on_host(slots, wanted.name), wanted)
 
-    def _on_host(self, slots: Any) -> Any:
+    def _on_host(self, slots: Any, name: str = SLOTS.name) -> Any:
         """Return a NumPy view of another library's array of slots, or anything else unchanged. Nothing is checked."""
         if isinstance(slots, np.ndarray) or library_of(slots) is None:
             return slots
         with Exchange(self._backend, slots, self._maker) as exchange:
-            return exchange.borrow_mask("slots", slots)
+            return exchange.borrow_mask(name, slots)
 
     def checked_for_step(self, slots: Any, B: int) -> Array:
         """Return the slots of a step of B rows, or raise. On a device only their shape and dtype are checked."""
         is_host = self._backend.array_type is np.ndarray or not isinstance(slots, self._backend.array_type)
-        return self.table.check_step(slots, B) if is_host else self._check_device_slots(slots, B)
+        return self.table.checks.check_step(slots, B) if is_host else self._check_device_slots(slots, B)
 
     def _check_device_slots(self, slots: Array, B: int) -> Array:
         """Return slots on the device, or raise if their shape or dtype is wrong. The step checks their values."""
@@ -120,13 +146,13 @@ class PoolSlots:
     def tell_what_is_live(self) -> None:
         """Tell the engine which slots are live, so that it can check those on a device."""
         if not self._is_audited:
-            self._engine.audit(self.table.live_flags())
+            self.engine.audit(self.table.live_flags())
             self._is_audited = True
 
     def check_steps(self) -> None:
         """Raise if steps since the last check got invalid slots in arrays on a device."""
         with in_order(self._backend):
-            problems = self._engine.problems()
+            problems = self.engine.problems()
         texts = [
             f"{count} {what} (one is {slot})" for what, (count, slot) in zip(PROBLEMS, problems, strict=True) if count
         ]
@@ -144,18 +170,39 @@ class PoolSlots:
         """Make these slots live, and no others, with these states, one for each layer."""
         with in_order(self._backend):
             before = self.table
-            table = SlotTable(before.capacity, slots, before.largest)
+            table = SlotTable(before.capacity, slots, before.checks.largest)
             old_slots = before.live_slots()
             old = self._fetched(old_slots)
             try:
                 self._put(slots, states)
-                self._engine.mark(old_slots, live=False)
-                self._engine.mark(slots, live=True)
+                self.engine.mark(old_slots, live=False)
+                self.engine.mark(slots, live=True)
                 self.table = table
             except BaseException:
                 self.table = before
                 self._is_audited = False
                 self._put(old_slots, old)
+                raise
+
+    def resize(self, capacity: int, engines: Sequence[Any]) -> None:
+        """Change the capacity, and keep the live slots and their states. The pool steps with these engines."""
+        slots, before = self.table.live_slots(), (self.table, self.engine)
+        if slots.size and slots[-1] >= capacity:
+            hint = "Release it first. To keep its state, use read, and write it to another slot"
+            fail(ValueError, "capacity", f"more than {slots[-1]}, which is a live slot", str(capacity), hint)
+        if capacity == self.table.capacity:
+            return
+        with in_order(self._backend):
+            table, engine = self.table.resized(capacity), self._new_engine(capacity)
+            for part in self._parts(len(slots)):
+                engine.write(slots[part], self.engine.read(slots[part], self._backend.empty))
+            engine.take_over(engines, self.engine)
+            if self._is_audited:
+                engine.audit(table.live_flags())
+            try:
+                self.table, self.engine = table, engine
+            except BaseException:
+                self.table, self.engine = before
                 raise
 
     # States are copied between a GPU and the host in parts, so that a pool may fill nearly all memory.
@@ -170,7 +217,7 @@ class PoolSlots:
             for layer in self._layer_checks
         ]
         for part in self._parts(len(slots)):
-            for own, state in zip(fetched, self._engine.read(slots[part], self._backend.empty), strict=True):
+            for own, state in zip(fetched, self.engine.read(slots[part], self._backend.empty), strict=True):
                 host = state.to_numpy()
                 own.h[part], own.c[part] = host.h, host.c
         return fetched
@@ -183,8 +230,8 @@ class PoolSlots:
                 LSTMState(h=asarray(state.h[part], first.dtype), c=asarray(state.c[part], first.c_dtype))
                 for state in states
             ]
-            self._engine.write(slots[part], own)
+            self.engine.write(slots[part], own)
 
     def _parts(self, B: int) -> list[slice]:
-        rows = max(1, _AT_ONCE * self.table.capacity // self._engine.nbytes)
+        rows = max(1, _AT_ONCE * self.table.capacity // self.engine.nbytes)
         return [slice(start, start + rows) for start in range(0, B, rows)]

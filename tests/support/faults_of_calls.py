@@ -413,7 +413,7 @@ STATE = {
     ],
     "pool.py": [
         ("ticks stand still", "audit.tick + 1", "audit.tick", "now pool duplicate"),
-        ("an audit keeps old problems", "            self._audit.problems.fill(0)\n", "", "now pool bad_slots"),
+        ("an audit keeps old problems", "            self._problems.fill(0)\n", "", "now pool bad_slots"),
     ],
     "fused_slots.py": [
         (
