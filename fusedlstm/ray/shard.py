@@ -61,7 +61,7 @@ class Shard:
         if content is not None:
             slots, states = snapshots.load(content, weights, self._capacity)
             rows = np.searchsorted(slots, kept)
-            pool._in_turn(pool._slots.replace, kept, [LSTMState(h=each.h[rows], c=each.c[rows]) for each in states])
+            pool._calls.run(pool._slots.replace, kept, [LSTMState(h=each.h[rows], c=each.c[rows]) for each in states])
         self._pool, self._epoch, self._tick = pool, epoch, 0
         return os.getpid(), ray.util.get_node_ip_address()
 
@@ -95,9 +95,7 @@ class Shard:
     def fork(self, stamp: Stamp, parents: NumpyArray, slots: NumpyArray) -> None:
         """Allocate these slots, which must be the next, with the states of parents, some of them several times."""
         pool = self._enter(stamp)
-        states = _read(pool, parents)
-        _check_same(pool.allocate(len(slots)), slots)
-        self._put(pool, slots, states)
+        _check_same(pool.fork(parents), slots)
 
     def release(self, stamp: Stamp, slots: NumpyArray) -> None:
         """Free slots."""
@@ -114,10 +112,8 @@ class Shard:
     def write(self, stamp: Stamp, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
         """Set the states of slots, one for each layer, from host memory."""
         pool, asarray = self._enter(stamp), self._owner.asarray
-        self._put(pool, slots, [LSTMState(h=asarray(each.h), c=asarray(each.c, each.c.dtype.name)) for each in states])
-
-    def _put(self, pool: StatePool[Any], slots: NumpyArray, states: Sequence[LSTMState]) -> None:
-        pool.write(slots, states[0] if isinstance(self._owner, LSTMCell) else tuple(states))
+        own = tuple(LSTMState(h=asarray(each.h), c=asarray(each.c, each.c.dtype.name)) for each in states)
+        pool.write(slots, own[0] if isinstance(self._owner, LSTMCell) else own)
 
     def set_weights(self, stamp: Stamp, weights: Any) -> None:
         """Step with other weights from now on, which are in Ray's store."""
@@ -129,12 +125,12 @@ class Shard:
     def snapshot(self, stamp: Stamp) -> tuple[bool, Content]:
         """Return something small, and the live slots with their states in host memory."""
         pool = self._enter(stamp)
-        return True, pool._in_turn(pool._slots.contents)
+        return True, pool._calls.run(pool._slots.contents)
 
     def replace(self, stamp: Stamp, states: Sequence[LSTMState]) -> None:
         """Let slots 0, 1, ... be live, with these states."""
         pool = self._enter(stamp)
-        pool._in_turn(pool._slots.replace, np.arange(len(states[0].h)), states)
+        pool._calls.run(pool._slots.replace, np.arange(len(states[0].h)), states)
 
 
 def _read(pool: StatePool[Any], slots: NumpyArray) -> list[LSTMState]:
