@@ -8,6 +8,14 @@ from support.ray_cluster import cluster
 from support.sharded import INVARIANT, WEIGHTS
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark tests on a cluster as slow. They spend their time in Ray's processes, which nobody measures."""
+    for item in items:
+        if "nodes" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def nodes():
     with cluster(nodes=2) as made:

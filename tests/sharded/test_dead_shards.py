@@ -124,6 +124,7 @@ def one_less(self, shard, record):
     return kept, {key: changes - 1 for key, changes in back.items() if changes > 1}, lost
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("wrong", [quiet_fall_back, one_less])
 def test_planted_silence_is_found(wrong, pool, snapping, monkeypatch):
     monkeypatch.setattr(Sessions, "fall_back", wrong)
@@ -131,6 +132,7 @@ def test_planted_silence_is_found(wrong, pool, snapping, monkeypatch):
         killed_once(pool)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("wrong", [faulty_shards.RestoresOtherRows, faulty_shards.RestoresNothing])
 def test_planted_wrong_states_are_found(wrong, make, monkeypatch):
     ray.cloudpickle.register_pickle_by_value(faulty_shards)

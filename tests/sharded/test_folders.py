@@ -118,6 +118,7 @@ def test_killed_saves_leave_a_whole_folder(tmp_path):
     assert amid > 5
 
 
+@pytest.mark.nightly
 def test_planted_early_manifest_is_found(tmp_path):
     _, broken, _ = killed(tmp_path, "manifest_first", 60)
     assert broken

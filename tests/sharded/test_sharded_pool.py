@@ -53,6 +53,7 @@ def mistakes():
     yield "the same slot again", Sessions, "next_slots", lambda self, shard, n: np.sort(slots(self, shard, n))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("mistake", list(mistakes()), ids=lambda mistake: mistake[0])
 def test_planted_mistakes_are_found(mistake, pool, monkeypatch, tmp_path):
     _, owner, name, wrong = mistake

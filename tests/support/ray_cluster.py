@@ -16,6 +16,7 @@ def cluster(nodes=2):
     import ray
     from ray.cluster_utils import Cluster
 
+    ray.shutdown()  # the code on a page leaves Ray running
     node = {"num_cpus": 4, "object_store_memory": MEMORY, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args=node)
     try:
