@@ -22,6 +22,7 @@ from fusedlstm.backends.numpy.thread_limit import limits
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.backends.numpy.fast_pointwise import BoundStep
     from fusedlstm.backends.numpy.resets import Reset
     from fusedlstm.backends.numpy.scratch import Buffers
     from fusedlstm.weights import LSTMWeights
@@ -179,6 +180,12 @@ class NumpyCell(CellEngine):
             np.multiply(buffers.h, self.zoneout_h, buffers.h)
             np.add(buffers.h, h, h)
         h_out[...] = h
+
+    def bound_step(self, weights: LaidOutWeights, buffers: Buffers) -> BoundStep:
+        """Return `step_from_gates` with these weights and buffers, for many steps: a function of c, h_out and c_out."""
+        if self.writes_h:
+            return weights.pointwise.bound(buffers.blocks)
+        return functools.partial(self.step_from_gates, weights, buffers)
 
     def _project(self, weights: LaidOutWeights, buffers: Buffers) -> NumpyArray:
         """Return the projected m, or m itself without a projection."""
