@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Timer: TypeAlias = Callable[[Work, int], float]  # takes work, and how many times to do it
 
 STEPS = 64  # of a run, as many as a graph of a call has at most
-_FEWEST_STEPS = 4  # the next smaller graph of a call that can scan
+_FEWEST_STEPS = 4  # the smallest graph of a call that can scan
 _MOST_BUFFERS = 256 << 20  # bytes of the inputs and outputs of a run, as each kernel has its own
 _TURNS = 9
 _BURST = 400e-6  # seconds of the work that is timed as one
