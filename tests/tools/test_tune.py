@@ -778,14 +778,15 @@ def test_the_timer_keeps_the_host_ahead(timer, monkeypatch):
 
 
 @needs_driver
-def test_the_timer_times_only_the_steps(timer):
+@pytest.mark.parametrize("kind", ["steps", "runs"])
+def test_the_timer_times_only_the_steps(kind, timer):
     from driver import observe
 
-    cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda")
-    stepper = cell.stepper(2)
-    stepper.step()
+    lstm = LSTM(LSTMWeights.random(I, N, seed=0), backend="cuda")
+    work = lstm.stepper(2).step if kind == "steps" else lstm.sequencer(5, 2).run
+    work()
     observe.clear()
-    timer._once(stepper.step, 3)
+    timer._once(work, 3)
     kinds = [entry[0] for entry in observe.log()]
     first, last = (at for at, kind in enumerate(kinds) if kind == "record")
     assert kinds[first + 1 : last].count("graph") == 3 == kinds.count("graph")
