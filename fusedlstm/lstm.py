@@ -69,8 +69,8 @@ class LSTM(Sequenceable):
             the other kernels are faster in total. Here, the name may also be "scan", for sequences alone. It takes many
             steps in two launches, for layers of up to 128 units in float16, bfloat16, and float32 with
             precision="high". Only 16-bit layers may have a projection, to at most as many columns as units.
-            With None, a table says which sequences scan. Single steps, Steppers and pools choose as with None. Their
-            last bits may differ from those of a scan.
+            With None, measured times or a table say which sequences scan. Single steps, Steppers and pools choose as
+            with None. Their last bits may differ from those of a scan.
         threads: the most threads of a call on NumPy, as in LSTMCell.
 
     Raises:
@@ -184,8 +184,9 @@ class LSTM(Sequenceable):
     def kernels(self, steps: int, batch: int) -> tuple[str, ...]:
         """Return the kernel of each layer and direction in sequences of T steps and B rows.
 
-        These are "numpy", or on a GPU names from `kernel`. If "scan" leaves one or two steps over, "tensor_medium"
-        takes them one by one. It also takes whole sequences of one or two steps.
+        These are "numpy", or on a GPU names from `kernel`: the fastest one that `fusedlstm tune` has measured for the
+        layer and B, or else the one in a table. If "scan" leaves one or two steps over, "tensor_medium" takes them one
+        by one. It also takes whole sequences of one or two steps.
 
         Args:
             steps: T, at least 1.

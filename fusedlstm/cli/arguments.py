@@ -223,11 +223,12 @@ def _add_tune(add: Callable[..., argparse.ArgumentParser]) -> None:
     command = add(
         "tune",
         help="measure the kernels for your weights on this GPU, and choose by the times from then on",
-        description="Time every kernel that can step the layers of these weights, once its results agree with the "
-        "formula. The times are kept in the cache folder, for this GPU, its driver, and this version of fusedlstm. New "
-        "cells, LSTMs, Steppers and pools with layers of the same sizes, dtype and precision then use the fastest "
-        "kernel. For a number of rows that was not measured, the next larger measured one counts. Without times, a "
-        "table chooses, which comes from a model. Exit with 1 if a kernel's results are wrong.",
+        description="Time every kernel that can step the layers of these weights, or run their sequences, once its "
+        "results agree with the formula. The times are kept in the cache folder, for this GPU, its driver, and this "
+        "version of fusedlstm. New cells, LSTMs, Steppers, Sequencers and pools with layers of the same sizes, dtype "
+        "and precision then use the fastest kernel. For a number of rows that was not measured, the next larger "
+        "measured one counts. Without times, a table chooses, which comes from a model. Exit with 1 if a kernel's "
+        "results are wrong.",
     )
     _add_weights(command, "a number of rows to measure; may be repeated; default: ten from 1 to 4096")
     command.add_argument("--backend", metavar="NAME", help="cuda or cuda:<index>; default: the first GPU")

@@ -183,11 +183,9 @@ class CudaBackend:
         asked = "batch_invariant=True" if batch_invariant else f"kernel={kernel!r}"
         if batch_invariant:
             kernel = kernel_choice.invariant(weights.dtype.name, precision)
-        if kernel not in (None, "matmul"):
-            reason = kernel_choice.reason_against_device(self._capability)
-            if kernel == kernel_choice.SCAN:
-                about = weights.hidden_size, weights.dtype.name, precision
-                reason = sequence_choice.reason_against_device(*about, self._capability)
+        if kernel is not None:
+            about = weights.hidden_size, weights.dtype.name, precision
+            reason = sequence_choice.reason_against_kernel(kernel, *about, self._capability)
             if reason is not None:
                 raise RuntimeError(f"{asked} can't run on {self.device}: {reason}")
         chooses = sequence_choice.of_steps(kernel) is None
