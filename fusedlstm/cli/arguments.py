@@ -51,7 +51,7 @@ def _add_backend(command: argparse.ArgumentParser, default: str) -> None:
 
 def _add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--threads", type=_positive, metavar="N", help="the most threads on NumPy; default: as many as its BLAS has"
+        "--threads", type=_positive, metavar="N", help="the most threads on NumPy; default and limit: those of its BLAS"
     )
 
 
