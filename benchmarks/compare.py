@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import peers, report
+from benchmarks import orphans, peers, report
 from benchmarks.machine import ROOT, devices
 from benchmarks.runs import ResultsError
 from benchmarks.verdict import LEAST_ROUNDS
@@ -75,6 +75,7 @@ def run(library: str, options: list[str]) -> tuple[dict[str, Any] | None, str]:
             capture_output=True,
             text=True,
             check=False,
+            **orphans.OPTIONS,
         )
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
     try:
