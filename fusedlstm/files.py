@@ -28,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -130,6 +131,17 @@ def is_ours(path: AnyPath) -> bool:
     with reading(name), open(name, "rb") as file:
         header = _header(name, file)
         return _KEY in _metadata(name, header, len(header), os.path.getsize(name))
+
+
+def refuse_pipe(path: AnyPath) -> None:
+    """Raise WeightsFileError if a path leads to a pipe or a device: most readers go through a file more than once."""
+    name = check_path("path", path)
+    try:
+        mode = os.stat(name).st_mode
+    except OSError:  # whoever opens it says what is wrong
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise WeightsFileError(f"{name} is a pipe or a device, but it is read more than once: save it to a file first")
 
 
 @contextlib.contextmanager

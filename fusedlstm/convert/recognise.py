@@ -28,11 +28,12 @@ def recognise(path: AnyPath) -> str:
     """Return the name of the system that wrote a file or folder, such as "torch".
 
     Raises:
-        WeightsFileError: the system is unknown or not supported, or it is a file in our own format.
+        WeightsFileError: the system is unknown or not supported, or it is a file in our own format, or a pipe.
         OSError: it can't be read.
         TypeError: `path` is not a path.
     """
     name = check_path("path", path)
+    files.refuse_pipe(name)
     for system in SYSTEMS:
         if system.signs.at is not None and system.signs.at(name):
             return system.name

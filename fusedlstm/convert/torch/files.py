@@ -45,6 +45,7 @@ def is_of_torch(path: str | os.PathLike[str]) -> bool:
 
     It is a zip file with a pickle, or with such a file, in it. Before PyTorch 1.6 it was a pickle.
     """
+    files.refuse_pipe(path)
     with open(path, "rb") as file:
         start = file.read(len(ZIP))
     if start != ZIP:
