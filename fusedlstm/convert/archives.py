@@ -15,7 +15,7 @@ import numpy as np
 
 from fusedlstm import npy
 from fusedlstm.arrays import dtypes
-from fusedlstm.convert.containers import START, what_file, what_zip
+from fusedlstm.convert.containers import START, is_safetensors, what_file, what_zip
 from fusedlstm.convert.trees import LONGEST_NAME
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.files import reading, refuse_pipe
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from fusedlstm.validation.arguments import AnyPath
 
 _ZIP = b"PK"
-_HEADER = b"{"  # starts a safetensors file's header, after eight bytes with the header's length
 # How much a file may expand. Weights are noise, which hardly compresses.
 _MOST_GROWTH, _ALWAYS_ALLOWED = 64, 1 << 24
 # But pruned weights and new biases are zeros, which compress a thousandfold. So any file may inflate to a gigabyte. A
@@ -65,7 +64,7 @@ def open_archive(path: AnyPath) -> Mapping[str, NumpyArray]:
             start = file.read(START)
         if start.startswith(_ZIP):
             return _Npz(name)
-        if start[8:9] == _HEADER:
+        if is_safetensors(start):
             return _Safetensors(name)
         if what := what_file(start):
             raise WeightsFileError(f"{name} is {what}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fusedlstm import files
 from fusedlstm.convert.archives import open_archive
-from fusedlstm.convert.containers import START, what_file, what_zip
+from fusedlstm.convert.containers import START, is_safetensors, what_file, what_zip
 from fusedlstm.convert.systems import SYSTEMS
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.validation.arguments import check_path
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from fusedlstm.validation.arguments import AnyPath
 
 _ZIP = b"PK\x03\x04"
-_SAFETENSORS = re.compile(rb".{8}\{", re.DOTALL)
 _HINT = "Name its system with --from, or call that system's function in fusedlstm.convert"
 
 
@@ -46,15 +45,15 @@ def _of_file(name: str) -> str:
         start = file.read(START)
     if start.startswith(_ZIP):
         return _of_zip(name)
+    if is_safetensors(start):
+        if files.is_ours(name):
+            raise WeightsFileError(f"{name} is already fusedlstm's own file, which load_weights reads")
+        return _of_names(name, open_archive(name))
     for system in SYSTEMS:
         if system.signs.start and re.match(system.signs.start, start):
             return _unless_refused(name, system)
     if what := what_file(start):
         raise WeightsFileError(f"{name} is {what}")
-    if _SAFETENSORS.match(start):
-        if files.is_ours(name):
-            raise WeightsFileError(f"{name} is already fusedlstm's own file, which load_weights reads")
-        return _of_names(name, open_archive(name))
     raise WeightsFileError(f"{name} is not a known kind of file. {_HINT}")
 
 

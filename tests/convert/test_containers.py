@@ -37,7 +37,7 @@ def test_exported_programs_are_named(tmp_path):
 def test_importers_name_other_containers(tmp_path):
     """Also those whose files are none of these."""
     pytest.importorskip("onnx", reason="onnx is not installed")
-    for name in ("gzip", "tar", "ort", "index"):
+    for name in ("gzip", "tar", "ort", "index", "npy", "page", "MessagePack"):
         content, message, _ = FILES[name]
         (tmp_path / "m").write_bytes(content)
         for read in (convert.from_onnx, convert.from_keras):

@@ -21,6 +21,13 @@ def archive(arrays):
     return content.getvalue()
 
 
+def array(content):
+    """Return the content of a .npy file."""
+    file = io.BytesIO()
+    np.save(file, content)
+    return file.getvalue()
+
+
 def tar(content):
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as made:
@@ -67,6 +74,15 @@ FILES = {
         "such as an index of shards: pass the shard that",
         lambda _: save(ARRAYS),
     ),
+    "npy": (
+        array(ARRAYS["weight_ih_l0"]),
+        "a .npy file, whose one array has no name: save all arrays by their names with numpy.savez",
+        lambda _: archive(ARRAYS),
+    ),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS, which", None),
+    "page": (b"\n<!DOCTYPE html>\n<html>", "an HTML page, perhaps of a failed download", None),
+    "empty": (b"", "empty", None),
+    "MessagePack": (b"\x81\xa6params\x81\xa4cell\x80", "a MessagePack file, as Flax writes: pass flax.serial", None),
     "zip of files": (
         zipped(**{"readme.txt": "", "net/last.npz": archive(ARRAYS)}),
         "an archive of files: take out 'net/last.npz', and pass that",

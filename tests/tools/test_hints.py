@@ -88,7 +88,10 @@ NO_HINTS = {
 }
 # Hints of cases that need packages which CI doesn't install.
 WITH_PACKAGES = {
-    "flax": {"convert/flax/modules.py": ("Give prefix=", "the RNN at", "Convert each direction's")},
+    "flax": {
+        "convert/containers.py": ("a MessagePack file",),
+        "convert/flax/modules.py": ("Give prefix=", "the RNN at", "Convert each direction's"),
+    },
     "tensorflow": {
         "convert/tf1/checkpoint.py": ("checkpoints are read", "No latest checkpoint"),
         "convert/tf1/others.py": ("These are from an object-based",),

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from fusedlstm.convert.archives import read_member
-from fusedlstm.convert.containers import START, what_file
+from fusedlstm.convert.containers import START, what_file, what_zip
 from fusedlstm.convert.keras.configs import node_of_config, parsed
 from fusedlstm.convert.keras.hdf5 import HDF5, MAGIC
 from fusedlstm.convert.keras.nodes import Found, Node, find
@@ -144,6 +144,8 @@ def _of_archive(archive: zipfile.ZipFile, stack: contextlib.ExitStack) -> Node:
     members = archive.namelist()
     missing = [name for name in ("config.json", "model.weights.h5") if name not in members]
     if missing:
+        if len(missing) == 2 and (what := what_zip(members)):
+            raise ValueError(f"it is {what}")
         there = ", ".join(members[:8]) or "nothing"
         raise ValueError(f"it is not a Keras file: it lacks {' and '.join(missing)}, and holds {there}")
     about = parsed(read_member(archive, "metadata.json")) if "metadata.json" in members else {}

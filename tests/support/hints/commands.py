@@ -2,14 +2,17 @@
 
 import contextlib
 import io
+import re
 
 import numpy as np
 
 from fusedlstm import convert
+from fusedlstm.backends.numpy import cores
 from fusedlstm.cli.main import main
 
 from support.hints.arrays import our_file, torch_cell, written
-from support.hints.case import FOLDER, Case, I, N, xs
+from support.hints.case import FOLDER, Case, I, N, attempt, torch, xs
+from support.hints.from_keras import layer, model, started, without_config
 from support.hints.from_onnx import branches, plain_onnx
 
 
@@ -59,9 +62,45 @@ def two():
     return path("two.npz")
 
 
+def crowded():
+    return cores.complaint(10**6)
+
+
 def run_with_one_thread():
     np.save(path("x.npy"), xs())
     command("run", our_file(), path("x.npy"), "--backend", "numpy", "--threads", "1")
+
+
+def onnx_file():
+    return saved("m.onnx", plain_onnx(hidden_size=N))
+
+
+def keras_file(model, kind="keras"):
+    model.save(path(f"m.{kind}"))
+    return path(f"m.{kind}")
+
+
+def torch_file():
+    torch().save(torch().nn.LSTM(I, N).state_dict(), path("m.pt"))
+    return path("m.pt")
+
+
+def stated():
+    """Convert a Keras model and its initial state, and start a run from that."""
+    np.save(path("x.npy"), xs())
+    into("w", keras_file(started()), "--initial-state", path("S.npz"), "--force")
+    command("run", path("w"), path("x.npy"), "--state", path("S.npz"), "--backend", "numpy")
+
+
+def with_functions():
+    """Give a function as the message writes it."""
+    (function,) = re.findall(r"or (\S+): give --gate-activation", attempt(lambda: into("w", without_config())))
+    into("w", without_config(), "--activation", "tanh", "--gate-activation", function)
+
+
+def of_other_system(make, given, right, needs):
+    """Return the case of a file for which --from names another system."""
+    return Case(lambda: into("w", make(), "--from", given), lambda: into("w", make(), "--from", right), needs)
 
 
 CASES = {
@@ -80,5 +119,12 @@ CASES = {
         lambda: into("w", haste()),
         lambda: (into("w", haste(), "--from", "haste"), convert.from_keras(list(np.load(haste()).values()))),
     ),
+    "more threads than cores, in a command": Case(crowded, run_with_one_thread),
+    "an initial state of a Keras file": Case(lambda: into("w", keras_file(started())), stated, "keras"),
+    "functions of a Keras file": Case(lambda: into("w", without_config()), with_functions, "keras"),
+    "an ONNX file as PyTorch's": of_other_system(onnx_file, "torch", "onnx", "onnx"),
+    "a .h5 file as PyTorch's": of_other_system(lambda: keras_file(model(layer()), "h5"), "torch", "keras", "keras"),
+    "a .keras file as PyTorch's": of_other_system(lambda: keras_file(model(layer())), "torch", "keras", "keras"),
+    "PyTorch's file as Keras's": of_other_system(torch_file, "keras", "torch", "torch"),
     "several LSTMs in a file": Case(lambda: into("w", two()), lambda: into("w", two(), "--name", "a")),
 }

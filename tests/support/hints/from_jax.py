@@ -6,7 +6,7 @@ import pytest
 from fusedlstm import LSTM, StackedWeights, convert
 
 from support.hints.arrays import equinox_cell, haiku
-from support.hints.case import B, Case, I, N, lstm, weights, x, xs
+from support.hints.case import FOLDER, B, Case, I, N, lstm, weights, x, xs
 
 
 class Own:
@@ -31,6 +31,21 @@ def started():
 
 def summed():
     return nnx().Bidirectional(rnn(), rnn(), merge_fn=lambda one, other: one + other, rngs=nnx().Rngs(0))
+
+
+def message_pack():
+    """Return the path of parameters as flax.serialization writes them."""
+    from flax import serialization
+
+    path = FOLDER["now"] / "m.msgpack"
+    path.write_bytes(serialization.msgpack_serialize(convert.to_flax(weights())))
+    return path
+
+
+def restored():
+    from flax import serialization
+
+    return serialization.msgpack_restore(message_pack().read_bytes())
 
 
 def with_head():
@@ -67,6 +82,9 @@ CASES = {
     "directions with more": Case(
         lambda: convert.from_flax(with_head(), "m"),
         lambda: convert.from_flax(with_head(), [("m/forward_rnn", "m/backward_rnn")]),
+    ),
+    "parameters in MessagePack": Case(
+        lambda: convert.from_torch(message_pack()), lambda: convert.from_flax(restored()), "flax"
     ),
     "a reversed RNN": Case(
         lambda: convert.from_flax(rnn(reverse=True)),
