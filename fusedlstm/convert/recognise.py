@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import zipfile
 from typing import TYPE_CHECKING
@@ -36,6 +38,8 @@ def recognise(path: AnyPath) -> str:
     for system in SYSTEMS:
         if system.signs.at is not None and system.signs.at(name):
             return system.name
+    if os.path.isdir(name):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory: give the file in it that has the LSTM", name)
     with files.reading(name):
         return _of_file(name)
 

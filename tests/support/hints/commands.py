@@ -126,5 +126,6 @@ CASES = {
     "a .h5 file as PyTorch's": of_other_system(lambda: keras_file(model(layer()), "h5"), "torch", "keras", "keras"),
     "a .keras file as PyTorch's": of_other_system(lambda: keras_file(model(layer())), "torch", "keras", "keras"),
     "PyTorch's file as Keras's": of_other_system(torch_file, "keras", "torch", "torch"),
+    "a folder": Case(lambda: into("w", written("m.npz").parent), lambda: into("w", written("m.npz").parent / "m.npz")),
     "several LSTMs in a file": Case(lambda: into("w", two()), lambda: into("w", two(), "--name", "a")),
 }

@@ -53,6 +53,7 @@ CASES = {
     ),
     "an open file": Case(lambda: load_weights(open(__file__)), saved_and_loaded),  # noqa: SIM115
     "a copied pool": Case(lambda: copy.copy(pool()), reloaded_pool),
+    "another file for a pool": Case(lambda: pool().load(written("a.npz")), reloaded_pool),
     "a copied stepper": Case(lambda: copy.copy(cell().stepper(B)), stepper_again),
     "a mask as slots": Case(
         lambda: pool().read(np.array([True, False])), lambda: pool_with(2).read(np.flatnonzero([True, False]))
