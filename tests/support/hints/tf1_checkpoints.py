@@ -24,9 +24,9 @@ def without_tensorflow():
 
 def exported():
     """Run the program in the message, and pass its file."""
-    program = [line.strip() for line in attempt(without_tensorflow).splitlines() if line.startswith("    ")]
+    program = attempt(without_tensorflow).partition("variables.npz: ")[2]
     with contextlib.chdir(FOLDER["now"]):
-        exec("\n".join(program))
+        exec(program, {})
         convert.from_tf1("variables.npz")
 
 
