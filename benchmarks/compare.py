@@ -70,12 +70,11 @@ def run(library: str, options: list[str]) -> tuple[dict[str, Any] | None, str]:
         path = Path(folder, "results.json")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "benchmarks", f"--library={library}"]
         result = subprocess.run(
-            [*command, _SECONDS, *options, f"--benchmark-json={path}"],
+            orphans.ending([*command, _SECONDS, *options, f"--benchmark-json={path}"]),
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=False,
-            **orphans.OPTIONS,
         )
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
     try:

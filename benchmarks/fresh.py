@@ -27,12 +27,11 @@ class Clock:
         environment = {**os.environ, "PYTHONPATH": paths, **variables}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # bytecode is cached after the first run, as for users
         result = subprocess.run(
-            [sys.executable, "-c", code],
+            orphans.ending([sys.executable, "-c", code]),
             env=environment,
             capture_output=True,
             text=True,
             check=False,
-            **orphans.OPTIONS,
         )
         assert result.returncode == 0, result.stderr
         seconds = float(result.stdout.split()[-1])

@@ -1,6 +1,7 @@
 """Let child processes end with this one, even if it is killed. Only Linux offers that: elsewhere they run to their end.
 
-Pass `**OPTIONS` to subprocess.Popen or subprocess.run. A child's own children end only if it starts them in this way.
+This file is also the program that asks for it, and then becomes the child's own. With subprocess's preexec_fn, other
+libraries' hooks of forks would run, and JAX's warns.
 """
 
 from __future__ import annotations
@@ -9,20 +10,28 @@ import ctypes
 import os
 import signal
 import sys
-from typing import Any
 
 _PR_SET_PDEATHSIG = 1  # the number of Linux's call for this
-_PARENT = os.getpid()
+_NOT_FOUND = 127  # a shell's status
 
 
-def _end_with_parent() -> None:
-    """Ask for SIGKILL when the parent ends. This runs in the child, and calls nothing but the system."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != _PARENT:  # it ended before that
-        os._exit(1)
+def ending(command: list[str]) -> list[str]:
+    """Return a command that runs another one, and ends when this process does."""
+    if sys.platform != "linux":
+        return command
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
-OPTIONS: dict[str, Any] = {}
-if sys.platform == "linux":
-    _LIBC = ctypes.CDLL(None)
-    OPTIONS["preexec_fn"] = _end_with_parent
+def _main(parent: str, *command: str) -> int:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):  # it ended before that
+        return 1
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        sys.stderr.write(f"{error}: {command[0]!r}\n")
+        return _NOT_FOUND
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

@@ -55,7 +55,7 @@ def run(command: Sequence[str], path: Path, units: list[str], *, until: float, p
 
 def _one(command: Sequence[str], path: Path, *, until: float, patience: float) -> str | None:
     """Run a child. Return None if it ended with status 0, or else why not."""
-    child = subprocess.Popen([sys.executable, "-m", *command], **orphans.OPTIONS)
+    child = subprocess.Popen(orphans.ending([sys.executable, "-m", *command]))
     try:
         while child.poll() is None:
             if time.time() > until:

@@ -43,9 +43,9 @@ def run(command, log, *, limit, environment, stop, tick=lambda: None, grace=GRAC
     """
     with open(log, "ab") as output:
         most = output.tell() + MOST_OUTPUT
-        options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT, **orphans.OPTIONS}
+        options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
         try:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0, **options)
+            process = subprocess.Popen(orphans.ending(command), cwd=ROOT, env=environment, process_group=0, **options)
         except OSError as error:
             output.write(f"{error}\n".encode())
             return Ended("exited", _NOT_FOUND)

@@ -251,7 +251,7 @@ def test_kernels_are_compiled_beforehand(monkeypatch):
     started, waited = [], []
 
     class Child:
-        def __init__(self, command, **_):
+        def __init__(self, command):
             started.append(tuple(command[-3:]))
 
         def wait(self, timeout=None):

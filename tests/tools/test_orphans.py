@@ -9,8 +9,6 @@ import time
 
 import pytest
 
-from benchmarks import orphans
-
 from support.places import ENVIRONMENT, PACKAGE, ROOT
 
 BLOCK = 120  # seconds that a child would run
@@ -32,7 +30,7 @@ PROGRAMS = {
 import subprocess, sys
 from benchmarks import orphans
 code = "import time; print('begun', flush=True); time.sleep({BLOCK})"
-subprocess.run([sys.executable, "-c", code], **orphans.OPTIONS)
+subprocess.run(orphans.ending([sys.executable, "-c", code]))
 """,
 }
 # Files that start other processes without `orphans`, and why.
@@ -48,7 +46,7 @@ OTHERS = {
 @pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM"])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_children_end_with_their_parent(name, number):
-    if name == "benchmarks" and not orphans.OPTIONS:
+    if name == "benchmarks" and sys.platform != "linux":
         pytest.skip("needs Linux")
     command, pipe = [sys.executable, "-c", PROGRAMS[name]], subprocess.PIPE
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=pipe, stderr=pipe) as process:
@@ -62,5 +60,5 @@ def test_all_processes_end_with_their_parent():
     start = re.compile(r"subprocess\.(run|Popen|call|check_\w+)\(|multiprocessing|os\.(spawn|posix_spawn|fork\()")
     paths = [path for folder in (PACKAGE, ROOT / "benchmarks") for path in folder.rglob("*.py")]
     texts = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
-    found = {name for name, text in texts.items() if len(start.findall(text)) > text.count("**orphans.OPTIONS")}
+    found = {name for name, text in texts.items() if len(start.findall(text)) > text.count("orphans.ending(")}
     assert found == set(OTHERS)
