@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -72,11 +73,11 @@ def open_archive(path: AnyPath) -> Mapping[str, NumpyArray]:
 
 
 def open_npz(path: AnyPath) -> Mapping[str, NumpyArray]:
-    """Return the arrays of a .npz file by name, as `open_archive` does. A pipe is read to its end."""
+    """Return the arrays of a .npz file by name, as `open_archive` does. A pipe or a device is read to its end."""
     name = check_path("path", path)
     with reading(name):
         with open(name, "rb") as file:
-            if file.seekable():
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return _Npz(name)
             content = file.read(len(_ZIP))
             if content == _ZIP:  # otherwise it may have no end

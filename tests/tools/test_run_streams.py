@@ -304,6 +304,17 @@ def test_bad_pipes_fail(option, content, message, folder, capsys):
     assert message in capsys.readouterr().err
 
 
+@WITH_LINKS
+@pytest.mark.parametrize("option", ["--lengths", "--state", "weights"])
+def test_endless_devices_fail(option, folder, capsys):
+    """zipfile may read all of a device that can seek."""
+    if option == "weights":
+        run(folder, kind="/dev/zero", status=1)
+    else:
+        run(folder, option, "/dev/zero", status=1)
+    assert "/dev/zero" in capsys.readouterr().err
+
+
 def fails(folder, monkeypatch, capsys, content, *arguments, kind="cell"):
     """Run with these bytes on standard input, and return the line on standard error."""
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Pipe(content)))
