@@ -59,11 +59,12 @@ class LSTMCell(Steppable[LSTMState]):
             "tensor_small" (for few rows) use tensor cores, for float16, bfloat16, and float32 with precision="high".
             "simt" uses fma, for float32 and float64.
         threads: the most threads of a call on NumPy, in Steppers and pools too. A GPU ignores it. None uses as many as
-            NumPy's BLAS has, which is often one for each core. If that exceeds the number of idle cores, the log says
-            so once. With few rows, one thread is often fastest and steadiest. OpenBLAS has one number of threads for
-            the whole process. So during a call, products in other threads use no more than that either, and their last
-            bits may differ. Setting and restoring the number takes a small part of a step, even of one row. The
-            environment variable OPENBLAS_NUM_THREADS takes no time.
+            NumPy's BLAS has, which is often one for each core, and so does a larger number. If there are more threads
+            than idle cores, the log says so once. With few rows, one thread is often fastest and steadiest. OpenBLAS
+            has one number of threads for the whole process. So during a call, products in other threads use no more
+            than that either, and their last bits may differ. Setting and restoring the number takes a small part of a
+            step, even of one row. The environment variable OPENBLAS_NUM_THREADS takes no time, and can also raise the
+            number.
 
     Raises:
         TypeError: `weights` is not an LSTMWeights, a flag is not a bool, `kernel` is not a str, or `threads` is not an

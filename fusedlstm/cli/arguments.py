@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import fusedlstm
@@ -51,7 +52,7 @@ def _add_backend(command: argparse.ArgumentParser, default: str) -> None:
 
 def _add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--threads", type=_positive, metavar="N", help="the most threads on NumPy; default: as many as its BLAS has"
+        "--threads", type=_positive, metavar="N", help="the most threads on NumPy; default and limit: those of its BLAS"
     )
 
 
@@ -312,7 +313,7 @@ def _add_convert(add: Callable[..., argparse.ArgumentParser]) -> None:
     convert.add_argument(
         "--initial-state",
         metavar="S.npz",
-        help="where to write an ONNX model's constant initial state, for run --state; refused without this option",
+        help="where to write the constant initial state of an ONNX or Keras model, for run --state; else it is refused",
     )
     convert.add_argument(
         "--forget-bias", type=float, metavar="X", help="what the cell adds to the forget gate at each step"
@@ -347,7 +348,7 @@ def _function(text: str) -> str | tuple[str | float, ...]:
     """Return what "leaky_relu:0.01" means: a name, and its parameters."""
     name, *parameters = text.split(":")
     try:
-        return (name, *map(float, parameters)) if parameters else name
-    except ValueError:
+        return (name, *(float(Fraction(each) if "/" in each else each) for each in parameters)) if parameters else name
+    except (ValueError, ZeroDivisionError):
         wanted = "a name, and its numbers after colons, such as elu:0.5"
         raise argparse.ArgumentTypeError(f"wanted {wanted}; got {text!r}") from None

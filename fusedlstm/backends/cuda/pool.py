@@ -158,6 +158,6 @@ class CudaPool(PoolEngine):
         """Return the audit that checks the slots of the next step."""
         audit = self._audit
         if audit is None:
-            raise RuntimeError("slots on the device: call audit() first")
+            raise RuntimeError("slots on the device need an audit")
         self._audit = Audit(audit.live, audit.claims, audit.tick + 1, audit.problems)
         return self._audit
