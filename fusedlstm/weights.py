@@ -345,21 +345,6 @@ def _function_since(function: Function) -> int:
     return since if isinstance(function, str) else max(since, 2)
 
 
-def weights_over(arrays: Mapping[str, NumpyArray], options: Mapping[str, Any]) -> LSTMWeights:
-    """Return weights over arrays that stay in place: nothing is copied or checked.
-
-    Use them only while nothing writes to the arrays. All other weights have read-only copies.
-
-    Args:
-        arrays: C-ordered arrays of one dtype, by name. Those that are missing are None.
-        options: all options, as `LSTMWeights.options` returns them.
-    """
-    weights = object.__new__(LSTMWeights)
-    for name, value in (dict.fromkeys(ARRAYS) | dict(arrays) | dict(options)).items():
-        object.__setattr__(weights, name, value)  # the class is frozen
-    return weights
-
-
 def _restore(arrays: dict[str, Any], options: dict[str, Any]) -> LSTMWeights:
     return LSTMWeights(**arrays, **options)
 

@@ -198,13 +198,13 @@ class LSTM(Cells):
 
         `set_weights` takes it to update an LSTM while the module trains. Dropout isn't part of it.
         """
-        cells = [self._weights_of(k) for k in range(len(self._suffixes))]
+        cells = [self._weights_of(k) for k in range(len(self.suffixes))]
         return StackedWeights(cells, directions=self.directions, residual=self.residual)
 
     def zero_state(self, batch: int) -> tuple[LSTMState, ...]:
         """Return states of zeros for `batch` rows, one for each layer and direction."""
         B = check_size("batch", batch, 0)
-        zeros = self._zeros(range(len(self._suffixes)), torch.empty(0, B, dtype=self._dtype))
+        zeros = self._zeros(range(len(self.suffixes)), torch.empty(0, B, dtype=self._dtype))
         return states_of(zeros)
 
     def forward(

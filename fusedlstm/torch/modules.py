@@ -12,7 +12,7 @@ from fusedlstm.convert.reading import read
 from fusedlstm.convert.torch.layouts import LAYOUTS
 from fusedlstm.convert.torch.writing import to_tensor
 from fusedlstm.convert.writing import write
-from fusedlstm.torch.checks import state_dtype
+from fusedlstm.torch.checks import check_place, state_dtype
 from fusedlstm.torch.layer import Layer
 from fusedlstm.torch.operator import layer as run_layer
 from fusedlstm.state import LSTMState
@@ -39,6 +39,9 @@ class Cells(torch.nn.Module):
         forget_bias: added to the first values of the forget gates' biases.
         device: the parameters' device.
         dtype: the parameters' dtype.
+
+    Attributes:
+        suffixes: as given.
     """
 
     def __init__(
@@ -50,9 +53,9 @@ class Cells(torch.nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self._forms, self._suffixes, self._forget_bias = tuple(forms), tuple(suffixes), forget_bias
+        self._forms, self.suffixes, self._forget_bias = tuple(forms), tuple(suffixes), forget_bias
         self._names = tuple(tuple(form.shapes()) for form in self._forms)
-        for form, suffix in zip(self._forms, self._suffixes, strict=True):
+        for form, suffix in zip(self._forms, self.suffixes, strict=True):
             for name, shape in form.shapes().items():
                 values = torch.empty(shape, device=device, dtype=dtype)
                 self.register_parameter(name + suffix, torch.nn.Parameter(values))
@@ -60,7 +63,7 @@ class Cells(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw new values as torch.nn.LSTM does: uniform in +-1/sqrt(N). Then add forget_bias."""
-        for form, suffix in zip(self._forms, self._suffixes, strict=True):
+        for form, suffix in zip(self._forms, self.suffixes, strict=True):
             N, limit = form.hidden_size, 1 / math.sqrt(form.hidden_size)
             for name in form.shapes():
                 torch.nn.init.uniform_(getattr(self, name + suffix), -limit, limit)
@@ -70,13 +73,17 @@ class Cells(torch.nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(self, "weight_ih" + self._suffixes[0]).dtype
+        """The dtype of xs and h. Raise ValueError unless the parameters are on the CPU."""
+        name = "weight_ih" + self.suffixes[0]
+        weight = getattr(self, name)
+        check_place(name, weight)
+        dtype: torch.dtype = weight.dtype
         return dtype
 
     def _load(self, cells: Sequence[LSTMWeights]) -> Self:
         """Copy the values of weights to the parameters, and return the module."""
         with torch.no_grad():
-            for weights, suffix in zip(cells, self._suffixes, strict=True):
+            for weights, suffix in zip(cells, self.suffixes, strict=True):
                 arrays = write(LAYOUTS["torch"], weights)
                 if weights.peephole is not None:
                     arrays["peephole"] = weights.peephole.copy()
@@ -86,15 +93,15 @@ class Cells(torch.nn.Module):
 
     def _weights_of(self, k: int) -> LSTMWeights:
         """Return a copy of a cell's weights."""
-        form, suffix = self._forms[k], self._suffixes[k]
+        form, suffix = self._forms[k], self.suffixes[k]
         arrays = {name: to_host(name, getattr(self, name + suffix).detach()) for name in form.shapes()}
         peephole = arrays.pop("peephole", None)
-        ours = read(LAYOUTS["torch"], "module", arrays)
-        return LSTMWeights(**ours, peephole=peephole, **form.options)
+        ours: dict[str, Any] = read(LAYOUTS["torch"], "module", arrays)
+        return LSTMWeights(**(ours | {"peephole": peephole}), **form.options)
 
     def _tensors(self, k: int) -> list[Tensor]:
         """Return the tensors of a cell in the order of the operator. Only the bias, a sum of two, is new."""
-        tensors = {name: getattr(self, name + self._suffixes[k]) for name in self._names[k]}
+        tensors = {name: getattr(self, name + self.suffixes[k]) for name in self._names[k]}
         if "bias_ih" in tensors:
             tensors["bias"] = tensors["bias_ih"] + tensors["bias_hh"]
         return [tensors[name] for name in _NAMES if name in tensors]
