@@ -108,7 +108,6 @@ class Backward:
         passed = None
         if idle is not None:  # their state passes through
             passed = d_h[idle], d_c[idle]
-            d_h[idle], d_c[idle] = 0, 0
         np.add(d_h, piece.d_ys[t], d_h)
 
         d_m, m = d_h, None if self._m is None else self._m[k]

@@ -66,6 +66,7 @@ class PlainUnits(Units):
         d_z: NumpyArray,
         m: NumpyArray | None,
     ) -> None:
+        """Write the gradients; see `Units`."""
         i, f, o, g = kept
         rest, a, b, y, one = self._rest, self._a, self._b, self._y, self._one
         rest_i, rest_f, rest_o = np.subtract(one, kept[:3], rest)  # 1 - i, 1 - f, 1 - o
@@ -109,6 +110,7 @@ class GeneralUnits(Units):
         d_z: NumpyArray,
         m: NumpyArray | None,
     ) -> None:
+        """Write the gradients; see `Units`."""
         del c_new
         z = -kept[0], -kept[1], kept[3], -kept[2]  # i, f, g, o
         units = formula_vjp.units(self._weights, z, c)

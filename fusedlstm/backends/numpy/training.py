@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from fusedlstm.backends.numpy.cell import NumpyCell
     from fusedlstm.backends.numpy.timeline import Timeline
     from fusedlstm.backends.sequence_run import SequenceRun
-    from fusedlstm.gradients import WeightGradients
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.weights import LSTMWeights
 
@@ -134,9 +133,9 @@ class _WholeBackward:
         self._records = Record.all_of(self._layers, saved, checkpoints=every is not None)
         self._wants = [wants_weights] * count if isinstance(wants_weights, bool) else list(wants_weights)
         self._timelines = timelines(run, weights.backward)
-        self._of_state: list[LSTMState | None] = [None] * count
-        self._of_reset: list[LSTMState | None] = [None] * count
-        self._of_weights: list[WeightGradients | None] = [None] * count
+        self._of_state: list[Any] = [None] * count
+        self._of_reset: list[Any] = [None] * count
+        self._of_weights: list[Any] = [None] * count
 
     def run(
         self, d_outputs: NumpyArray | None, d_finals: Sequence[LSTMState] | None, wants_xs: bool
