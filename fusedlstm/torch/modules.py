@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -84,7 +85,7 @@ class Cells(torch.nn.Module):
         """Copy the values of weights to the parameters, and return the module."""
         with torch.no_grad():
             for weights, suffix in zip(cells, self.suffixes, strict=True):
-                arrays = write(LAYOUTS["torch"], weights)
+                arrays = write(LAYOUTS["torch"], dataclasses.replace(weights, peephole=None))
                 if weights.peephole is not None:
                     arrays["peephole"] = weights.peephole.copy()
                 for name, array in arrays.items():

@@ -9,6 +9,7 @@ from fusedlstm import LSTM, convert
 from support.training_cases import CASES_WITH_ZONEOUT
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
 from support import torch_formula  # noqa: E402
 

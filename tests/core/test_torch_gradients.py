@@ -10,6 +10,7 @@ from fusedlstm.backends.numpy.training import NumpyTraining
 from support.training_cases import CASES, random_case
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
 import fusedlstm.torch as ours  # noqa: E402
 

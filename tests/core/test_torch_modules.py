@@ -13,6 +13,7 @@ from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, co
 from support.comparisons import assert_equal
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
 import fusedlstm.torch as ours  # noqa: E402
 from fusedlstm.torch import layer as layers  # noqa: E402
