@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     command = commands.add_parser(
         "training",
         help="the time and memory of gradients, beside PyTorch's",
-        description="Time a forward and a backward pass in turns with PyTorch's, on one thread, and measure the peak of "
-        "their memory.",
+        description="Time a forward and a backward pass in turns with PyTorch's, on one thread, and measure the peak "
+        "of their memory.",
     )
     command.add_argument("result", metavar="RESULT.json", nargs="?", type=Path, help="a file to write")
     command.set_defaults(work=lambda options: training.measure(options.result))

@@ -1,7 +1,7 @@
 """The time and memory of a forward and a backward pass, beside PyTorch's: python -m benchmarks training [RESULT.json].
 
-It compares `LSTM.vjp` with `torch.nn.LSTM`, which can't reset rows, and with `torch.nn.LSTMCell` unrolled in Python. All
-run in turns in this process, on one thread. Each peak of memory is that of a process of its own.
+It compares `LSTM.vjp` with `torch.nn.LSTM`, which can't reset rows, and with `torch.nn.LSTMCell` unrolled in Python.
+All run in turns in this process, on one thread. Each peak of memory is that of a process of its own.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def peak_bytes(number: int) -> int:
     """Return by how much a call raises the peak of memory of a new process."""
     program = (
         "import resource, torch, sys; torch.set_num_threads(1); from benchmarks import training;"
-        f"call = list(training.CALLS.values())[{number}](); peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        f"call = list(training.CALLS.values())[{number}]();"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "before = peak(); call(); print((peak() - before) * 1024)"
     )
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -143,7 +144,9 @@ def measure(result: Path | None) -> Iterator[str]:
     ]
     if result is not None:
         about = when() | {"machine": cpu_model(), "shape": {"T": T, "B": B, "I": I, "N": N}}
-        result.write_text(json.dumps(about | {"rows": [row._asdict() for row in rows]}, indent=1) + "\n", encoding="utf-8")
+        result.write_text(
+            json.dumps(about | {"rows": [row._asdict() for row in rows]}, indent=1) + "\n", encoding="utf-8"
+        )
     base = {what: row.seconds for what in (TORCH, UNROLLED) for row in rows if row.what == what}
     yield f"T = B = {T}, I = N = {N}, float32, one thread, {cpu_model()}, {when()['date']}"
     yield f"{'':32} resets      time   of nn.LSTM   of nn.LSTMCell   peak"

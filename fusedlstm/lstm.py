@@ -408,8 +408,8 @@ class LSTM(Sequenceable):
         limit, and not outside, as in TensorFlow. A row that takes no step passes the gradient of its final state to its
         initial state. `fusedlstm.backends.numpy.formula_vjp` is the formula.
 
-        Don't change xs, the states and `reset_to` before the last call of the pullback, which reads them again. Lengths,
-        masks and flags are copied.
+        Don't change xs, the states and `reset_to` before the last call of the pullback, which reads them again.
+        Lengths, masks and flags are copied.
 
         Args:
             xs: as in a call. Likewise all arguments up to `masked_outputs`.
@@ -420,9 +420,9 @@ class LSTM(Sequenceable):
             reset_to: as in a call.
             reverse: as in a call.
             masked_outputs: as in a call.
-            checkpoint_every: keep c after every so many steps, and take the steps in between again in the pullback. That
-                takes about a third more time. Between the two passes it needs about a sixth of the memory. None keeps
-                the gates and c of every step.
+            checkpoint_every: keep c after every so many steps, and take the steps in between again in the pullback.
+                That takes more time. Between the two passes it needs about a sixth of the memory. None keeps the gates
+                and c of every step.
 
         Returns:
             The outputs and the final states, as in a call, and an LSTMPullback.

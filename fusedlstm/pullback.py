@@ -50,9 +50,7 @@ class Forward:
         )
         self.saved = self.training.forward(self.engines, self.run, every=self.every, is_step=is_step)
 
-    def backward(
-        self, d_outputs: Array | None, d_finals: Sequence[LSTMState] | None, *, retain: bool
-    ) -> LSTMGradients:
+    def backward(self, d_outputs: Array | None, d_finals: Sequence[LSTMState] | None, *, retain: bool) -> LSTMGradients:
         """Run the backward pass. Free the memory unless `retain` is set, or this raises."""
         saved = self.saved
         if saved is None:

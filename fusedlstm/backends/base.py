@@ -114,8 +114,8 @@ class TrainingEngine(Protocol):
             d_finals: a gradient of each final state, any strides. None is zeros.
             every: as in `forward`.
             wants_xs: whether to compute the gradient of xs. Otherwise it is None.
-            wants_weights: whether to compute the gradients of the weights, for each layer and direction or for all. Those
-                that aren't wanted are None.
+            wants_weights: whether to compute the gradients of the weights, for each layer and direction or for all.
+                Those that aren't wanted are None.
         """
 
 

@@ -206,5 +206,6 @@ def test_gradients_are_in_the_library_of_xs(kind, monkeypatch):
         return [outputs, got.xs, *arrays, *step.weights.arrays().values()]
 
     for got, wanted in zip(gradients(library.make), gradients(np.asarray), strict=True):
-        assert isinstance(got, library.type)
-        np.testing.assert_array_equal(library.host(got), wanted)
+        result = library if library.gives else Native("numpy")
+        assert isinstance(got, result.type)
+        np.testing.assert_array_equal(result.host(got), wanted)

@@ -87,7 +87,14 @@ def of_cell(gradients):
 def test_forward_has_the_bits_of_a_call(T, B, I, N, options, dtype):
     plain = LSTMWeights.random(I, N, seed=0, dtype=dtype)
     above = LSTMWeights.random(
-        *(N, N), seed=1, dtype=dtype, proj_size=6, proj_clip=0.1, peephole=True, cell_clip=0.3, gate_activation="softsign"
+        *(N, N),
+        seed=1,
+        dtype=dtype,
+        proj_size=6,
+        proj_clip=0.1,
+        peephole=True,
+        cell_clip=0.3,
+        gate_activation="softsign",
     )
     lstm, rng = LSTM(StackedWeights([plain, above]), backend="numpy", **options), np.random.default_rng(0)
     xs = rng.normal(size=(T, B, I)).astype(dtype)
@@ -143,7 +150,9 @@ def loss_along(case, directions, eps, d_outputs, d_state):
     options = dict(case.options)
     if "reset_to" in options:
         options["reset_to"] = moved_states("reset_to", options["reset_to"])
-    outputs, finals = LSTM(weights, backend="numpy")(moved("xs", case.xs), moved_states("state", case.states), **options)
+    outputs, finals = LSTM(weights, backend="numpy")(
+        moved("xs", case.xs), moved_states("state", case.states), **options
+    )
     parts = [(outputs * d_outputs).sum()]
     parts += [(final.h * d.h).sum() + (final.c * d.c).sum() for final, d in zip(finals, d_state, strict=True)]
     return sum(parts)
@@ -203,7 +212,6 @@ def test_gradients_of_torch(name):
     pairs = zip(oracle["grad_h0"], oracle["grad_c0"], strict=True)
     exact = named(oracle["grad_x"], pairs, None, [each.arrays() for each in wanted.layers])
     assert largest_difference(got, exact) <= 10 * oracle.tolerance
-
 
 
 # Rows without steps, resets and padding.
@@ -276,7 +284,10 @@ def test_nan_before_a_reset_has_no_effect():
 def test_gradient_at_the_limit_of_the_cell_clip(c, wanted):
     """With f = 1 and i = 0, the new c is the clipped old one."""
     weights = LSTMWeights(
-        *(np.zeros((4, 1)), np.zeros((4, 1)), [0, 1, 0, 0]), gate_activation="linear", activation="linear", cell_clip=0.5
+        *(np.zeros((4, 1)), np.zeros((4, 1)), np.array([0.0, 1, 0, 0])),
+        gate_activation="linear",
+        activation="linear",
+        cell_clip=0.5,
     )
     state = LSTMState(h=np.zeros((1, 1)), c=np.full((1, 1), c))
     _, pullback = LSTMCell(weights, backend="numpy").vjp(np.zeros((1, 1)), state)
@@ -287,7 +298,7 @@ def test_gradient_at_the_limit_of_the_cell_clip(c, wanted):
 def test_gradient_at_the_limit_of_the_proj_clip(h, wanted):
     """With o = 1, and f = 1 and i = 0, the new h is the clipped old c."""
     weights = LSTMWeights(
-        *(np.zeros((4, 1)), np.zeros((4, 1)), [0, 1, 0, 1], None, np.ones((1, 1))),
+        *(np.zeros((4, 1)), np.zeros((4, 1)), np.array([0.0, 1, 0, 1]), None, np.ones((1, 1))),
         gate_activation="linear",
         activation="linear",
         proj_clip=0.5,
@@ -410,7 +421,9 @@ def test_batch_first_is_only_a_transpose(checkpoint_every):
 
 
 def test_results_share_no_memory():
-    case = small(is_first=np.eye(6, 3, dtype=bool), reset_to=random_states(np.random.default_rng(0), small().weights, 1))
+    case = small(
+        is_first=np.eye(6, 3, dtype=bool), reset_to=random_states(np.random.default_rng(0), small().weights, 1)
+    )
     outputs, finals, pullback = LSTM(case.weights, backend="numpy").vjp(case.xs, case.states, **case.options)
     d_outputs, d_state = seeds_of(case)
     gradients = by_name(pullback(d_outputs, d_state, retain=True))

@@ -92,7 +92,8 @@ STEPS = {
     "3-D x": (
         {"x": XS},
         ValueError,
-        "x: wanted shape (B, I) = (B, 3); got shape (6, 4, 3). For a whole sequence, use fusedlstm.LSTM",
+        "x: wanted shape (B, I) = (B, 3); got shape (6, 4, 3). "
+        "This takes one step. For a sequence (T, B, I), use LSTM(weights)(x)",
     ),
     "no state": (
         {"state": None},
@@ -134,7 +135,7 @@ PULLBACKS = {
     "float64 gradients": (
         (D.astype(float), FINALS),
         TypeError,
-        "d_outputs: wanted dtype float32 (the weights'); got dtype float64. Use d_outputs.astype(\"float32\")",
+        'd_outputs: wanted dtype float32 (the weights\'); got dtype float64. Use d_outputs.astype("float32")',
     ),
     "a list of gradients": (
         ([0.0], FINALS),
@@ -172,7 +173,9 @@ def test_bad_arguments_of_a_cells_pullback():
         pullback(None)
     with raises(ValueError, "d_state.h: wanted shape (B, P) = (4, 2); got shape (3, 2)"):
         pullback(CELL.zero_state(3))
-    with raises(TypeError, 'd_state.c: wanted dtype float32 (the cell\'s); got dtype float64. Use d_state.c.astype("float32")'):
+    with raises(
+        TypeError, 'd_state.c: wanted dtype float32 (the cell\'s); got dtype float64. Use d_state.c.astype("float32")'
+    ):
         pullback(LSTMState(h=state.h, c=state.c.astype(float)))
     with raises(TypeError, "retain: wanted a bool; got int"):
         pullback(state, retain=1)

@@ -229,7 +229,8 @@ class CudaBackend:
         """Raise NotImplementedError: gradients are computed on the CPU."""
         del weights
         raise NotImplementedError(
-            f"vjp computes gradients on the CPU, and not yet on {self.device}. Make the cell or LSTM with backend=\"numpy\""
+            f"vjp computes gradients on the CPU, and not yet on {self.device}. "
+            'Make the cell or LSTM with backend="numpy"'
         )
 
     def stepper_engine(

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from fusedlstm.backends.numpy.timeline import Timeline
     from fusedlstm.weights import LSTMWeights
 
-# The most elements of d_z, and the most steps, between two products over all rows of these steps. The products are large
-# enough to be fast, and the memory is bounded.
+# The most elements of d_z, and the most steps, between two products over all rows of these steps. The products are
+# large enough to be fast, and the memory is bounded.
 _CHUNK = 1 << 21
 _MOST_STEPS = 64
 

@@ -25,8 +25,8 @@ _DERIVATIVES: dict[str, Callable[..., NumpyArray]] = {
     "sigmoid": lambda x: _sigmoid(x) * (1 - _sigmoid(x)),
     "softsign": lambda x: 1 / (1 + np.abs(x)) ** 2,
     "elu": lambda x, alpha: np.where(x > 0, _ones(x), alpha * np.exp(np.minimum(x, 0))),
-    "linear": lambda x: _ones(x),
-    "softplus": lambda x: _sigmoid(x),
+    "linear": np.ones_like,
+    "softplus": lambda x: 1 / (1 + np.exp(-x)),
     "affine": lambda x, alpha, beta: alpha * _ones(x),  # noqa: ARG005
     "leaky_relu": lambda x, alpha: np.where(x > 0, _ones(x), alpha),
     "thresholded_relu": lambda x, alpha: np.where(x > alpha, _ones(x), 0),

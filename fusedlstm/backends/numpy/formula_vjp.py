@@ -1,7 +1,7 @@
 """The derivative of `formula`, line by line: the reference that the tests compare the fast backward pass with.
 
-It computes in float64, whatever the dtype of its arguments, and is written to be read. With z the pre-activations
-without peepholes, and d_v the gradient of a loss with respect to v, the step's derivative is, from its end to its start:
+It computes in float64, whatever the dtype of its arguments, and is written to be read. z are the pre-activations
+without peepholes, and d_v is the gradient of a loss with respect to v. From its end to its start, the derivative is:
 
     d_p    = d_h' where the clip passes it                      p = m @ weight_hr.T, before the clip
     d_m    = d_p @ weight_hr
@@ -105,8 +105,7 @@ def units_vjp(
         d_i, d_f = d_i - d_f, np.zeros_like(d_f)
     d_z_i = d_i * _gate_derivative(weights, u.a_i)
     d_z_f = d_f * _gate_derivative(weights, u.a_f)
-    within = inside(u.a_g, weights.gate_clip)
-    d_z_g = d_g * np.where(within, derivative(weights.activation, clip(u.a_g, weights.gate_clip)), 0)
+    d_z_g = d_g * np.where(inside(u.a_g, weights.gate_clip), derivative(weights.activation, u.a_g), 0)
     d_c = d_s * u.f
     if weights.peephole is not None:
         d_c = d_c + weights.peephole[0] * d_z_i + weights.peephole[1] * d_z_f
@@ -115,8 +114,7 @@ def units_vjp(
 
 def _gate_derivative(weights: LSTMWeights, a: NumpyArray) -> NumpyArray:
     """Return the derivative of gate_activation(clip(a, -gate_clip, gate_clip))."""
-    within = inside(a, weights.gate_clip)
-    return np.where(within, derivative(weights.gate_activation, clip(a, weights.gate_clip)), 0)
+    return np.where(inside(a, weights.gate_clip), derivative(weights.gate_activation, a), 0)
 
 
 @np.errstate(all="ignore")  # exp overflows where a sigmoid saturates

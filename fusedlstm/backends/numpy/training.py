@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from fusedlstm.backends.numpy.timeline import Timeline
     from fusedlstm.backends.sequence_run import SequenceRun
     from fusedlstm.stacked import StackedWeights
-    from fusedlstm.weights import LSTMWeights
 
 
 class RecordingSequence(NumpySequence):
@@ -137,9 +137,7 @@ class _WholeBackward:
         self._of_reset: list[Any] = [None] * count
         self._of_weights: list[Any] = [None] * count
 
-    def run(
-        self, d_outputs: NumpyArray | None, d_finals: Sequence[LSTMState] | None, wants_xs: bool
-    ) -> LSTMGradients:
+    def run(self, d_outputs: NumpyArray | None, d_finals: Sequence[LSTMState] | None, wants_xs: bool) -> LSTMGradients:
         """Return the gradients."""
         (T, B, _), weights = self._run.xs.shape, self._weights
         inputs = self._inputs()
@@ -237,7 +235,7 @@ class _WholeBackward:
 def _move_from_idle(d_ys: NumpyArray, timeline: Timeline) -> None:
     """Move the gradients of repeated outputs to the output that they repeat: the reverse of `repeat_in_idle`."""
     order = timeline.order[::-1]
-    for t, before in zip(order, order[1:], strict=False):
+    for t, before in itertools.pairwise(order):
         if timeline.idling[t] and timeline.idle is not None:
             rows = timeline.idle[t]
             d_ys[before][rows] += d_ys[t][rows]
