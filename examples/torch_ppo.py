@@ -50,7 +50,7 @@ class CartPoles:
 
     def step(self, right):
         """Push each cart. Return which poles fell, which episodes were cut off, and their ages in steps."""
-        x, speed, angle, spin = self.states.T  # m, m/s, rad, rad/s
+        _, speed, angle, spin = self.states.T  # m, m/s, rad, rad/s
         # A force in N on a cart of 1 kg. The pole has 0.1 kg, centred 0.5 m up.
         force = torch.where(right, 10.0, -10.0)
         push = (force + 0.05 * spin**2 * angle.sin()) / 1.1

@@ -143,15 +143,19 @@ class Work:
         """Do the work of `operator.layer_backward`."""
         counts, rest = [len(names) for names in self._layer.arrays], list(wanted[1 + len(d_finals) :])
         of_weights = [any(rest[sum(counts[:k]) : sum(counts[: k + 1])]) for k in range(len(counts))]
-        found = choose("numpy").training_engine(self._weights).backward(
-            self._engines,
-            self._run,
-            list(map(_view, saved)),
-            None if d_outputs is None else _view(d_outputs),
-            self._d_finals(d_finals),
-            every=self._layer.every,
-            wants_xs=wanted[0],
-            wants_weights=of_weights,
+        found = (
+            choose("numpy")
+            .training_engine(self._weights)
+            .backward(
+                self._engines,
+                self._run,
+                list(map(_view, saved)),
+                None if d_outputs is None else _view(d_outputs),
+                self._d_finals(d_finals),
+                every=self._layer.every,
+                wants_xs=wanted[0],
+                wants_weights=of_weights,
+            )
         )
         every: list[Any] = [found.xs, *_flat(found.state)]
         for names, gradients in zip(self._layer.arrays, found.weights, strict=True):

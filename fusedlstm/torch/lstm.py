@@ -33,9 +33,10 @@ class LSTM(Cells):
     load in either direction. Calls take and return states by name, as `fusedlstm.LSTM` does. It computes on the CPU, in
     NumPy, with the formula of `fusedlstm.LSTM`. Tensors and modules on other devices raise ValueError in a call.
 
-    Gradients flow through outputs, states and `reset_to`, and not across resets. Where a clip or a function has a corner,
-    they are TensorFlow's: a clip passes the gradient up to its limit. Second derivatives raise NotImplementedError.
-    torch.compile and autocast work: under autocast, xs and states are converted to the module's dtype.
+    Gradients flow through outputs, states and `reset_to`, and not across resets. Where a clip or a function has a
+    corner, they are TensorFlow's: a clip passes the gradient up to its limit. Second derivatives raise
+    NotImplementedError. torch.compile and autocast work: under autocast, xs and states are converted to the module's
+    dtype.
 
     A 16-bit module's c is float32, as in `fusedlstm.LSTM`. Its arithmetic is float32, on copies of its weights.
 
@@ -275,9 +276,7 @@ class LSTM(Cells):
         if reverse and set(self.directions) != {ways.FORWARD}:
             fail(ValueError, "reverse", f"False with {ways.as_argument(self.directions)}", "True")
 
-    def _check_flags(
-        self, lengths: Any, mask: Any, is_first: Any, letters: str, sizes: dict[str, int]
-    ) -> Flags:
+    def _check_flags(self, lengths: Any, mask: Any, is_first: Any, letters: str, sizes: dict[str, int]) -> Flags:
         """Return lengths, mask and is_first as tensors, time-major, or raise."""
         if lengths is not None:
             if mask is not None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _INPUTS = (
     "Tensor xs, Tensor[] states, Tensor[] weights, Tensor? lengths, Tensor? mask, Tensor? is_first, Tensor[] reset_to"
 )
+_GRADIENTS = "Tensor[] saved, Tensor? d_outputs, Tensor?[] d_finals"
 
 
 @torch.library.custom_op(
@@ -80,7 +81,7 @@ def _(
     "fusedlstm::layer_backward",
     mutates_args=(),
     device_types="cpu",
-    schema=f"({_INPUTS}, Tensor[] saved, Tensor? d_outputs, Tensor?[] d_finals, str options, bool[] wanted) -> Tensor[]",
+    schema=f"({_INPUTS}, {_GRADIENTS}, str options, bool[] wanted) -> Tensor[]",
 )
 def layer_backward(
     xs: Tensor,

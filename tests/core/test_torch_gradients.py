@@ -135,7 +135,9 @@ def test_gradcheck():
     names, values = zip(*module.named_parameters(), strict=True)
 
     def run(xs, *values):
-        outputs, finals = torch.func.functional_call(module, dict(zip(names, values, strict=True)), (xs,), {"is_first": is_first})
+        outputs, finals = torch.func.functional_call(
+            module, dict(zip(names, values, strict=True)), (xs,), {"is_first": is_first}
+        )
         return outputs, *parts(finals)
 
     assert torch.autograd.gradcheck(run, (xs, *values))
@@ -155,7 +157,7 @@ def test_no_gradient_flows_across_a_reset():
     assert d_c.all()
 
 
-def test_gradient_of_a_row_without_steps_is_its_state_s():
+def test_row_without_steps_passes_gradients():
     module, state = ours.LSTM(I, N), leaves([LSTMState(h=np.ones((B, N)), c=np.ones((B, N)))])
     state = tuple(LSTMState(h=each.h.float(), c=each.c.float()) for each in state)
     outputs, (final,) = module(torch.randn(T, B, I), state, lengths=[T, 0, 1])

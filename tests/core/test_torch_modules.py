@@ -145,7 +145,7 @@ def test_from_torch_takes_modules():
     assert_equal(convert.from_torch(plain), convert.from_torch(plain.state_dict()))
 
 
-def test_from_torch_refuses_subclasses_that_compute_more():
+def test_from_torch_refuses_other_subclasses():
     class Doubled(ours.LSTM):
         def forward(self, *arguments, **options):
             return super().forward(2 * arguments[0], *arguments[1:], **options)
@@ -214,7 +214,10 @@ def test_module_s_repr_shows_options():
     assert repr(module) == "LSTM(3, 4, num_layers=2, bidirectional=True, proj_size=2, peephole=True, cell_clip=3.0)"
     assert repr(ours.LSTMCell(I, N, bias=False)) == "LSTMCell(3, 4, bias=False)"
     mixed = ours.LSTM(I, I, 2, batch_first=True, directions=["forward", "backward"], residual=[False, True])
-    assert repr(mixed) == "LSTM(3, 3, num_layers=2, directions=['forward', 'backward'], residual=[False, True], batch_first=True)"
+    assert (
+        repr(mixed)
+        == "LSTM(3, 3, num_layers=2, directions=['forward', 'backward'], residual=[False, True], batch_first=True)"
+    )
 
 
 def test_dropout_is_between_layers_in_training():
@@ -237,8 +240,8 @@ def test_zero_states_have_the_core_s_dtypes():
     assert (state.h.dtype, state.c.dtype) == (torch.float64, torch.float64)
 
 
-def test_importing_fusedlstm_does_not_import_torch():
-    code = "import sys, fusedlstm; assert 'torch' not in sys.modules; import fusedlstm.torch; assert 'torch' in sys.modules"
+def test_import_does_not_import_torch():
+    code = "import sys, fusedlstm; assert 'torch' not in sys.modules; import fusedlstm.torch"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -266,7 +269,11 @@ def state_of(rows=B, width=N, **options):
 BAD_CALLS = {
     "an array": (lambda m: m(np.zeros((T, B, I), np.float32)), TypeError, "xs: wanted a torch.Tensor"),
     "another dtype": (lambda m: m(zeros(T, B, I).double()), TypeError, r"got dtype torch.float64. Use xs.to\(torch"),
-    "a 2-D xs": (lambda m: m(zeros(T, I)), ValueError, r"xs: wanted shape \(T, B, I\) = \(T, B, 3\); got shape \(5, 3\)"),
+    "a 2-D xs": (
+        lambda m: m(zeros(T, I)),
+        ValueError,
+        r"xs: wanted shape \(T, B, I\) = \(T, B, 3\); got shape \(5, 3\)",
+    ),
     "a wrong I": (lambda m: m(zeros(T, B, I + 1)), ValueError, r"got shape \(5, 2, 4\)$"),
     "a device": (lambda m: m(zeros(T, B, I, device="meta")), ValueError, "xs: wanted a tensor on the CPU.* on meta"),
     "torch's state": (lambda m: m(zeros(T, B, I), (zeros(1, B, N), zeros(1, B, N))), TypeError, "For PyTorch's"),
@@ -274,10 +281,18 @@ BAD_CALLS = {
     "two states": (lambda m: m(zeros(T, B, I), (state_of(), state_of())), ValueError, "got 2$"),
     "one row": (lambda m: m(zeros(T, B, I), (state_of(1),)), ValueError, r"with state\[0\].h.expand\(2, -1\)"),
     "a wide state": (lambda m: m(zeros(T, B, I), (state_of(B, N + 1),)), ValueError, r"state\[0\].h: wanted shape"),
-    "a float64 state": (lambda m: m(zeros(T, B, I), (state_of(dtype=torch.float64),)), TypeError, r"state\[0\].h: want"),
+    "a float64 state": (
+        lambda m: m(zeros(T, B, I), (state_of(dtype=torch.float64),)),
+        TypeError,
+        r"state\[0\].h: want",
+    ),
     "reset_to alone": (lambda m: m(zeros(T, B, I), reset_to=(state_of(),)), ValueError, "None without is_first"),
     "float flags": (lambda m: m(zeros(T, B, I), is_first=zeros(T, B)), TypeError, "Use is_first != 0"),
-    "flags of B": (lambda m: m(zeros(T, B, I), is_first=[True] * B), ValueError, r"\(T, B\) = \(5, 2\); got shape \(2,\)"),
+    "flags of B": (
+        lambda m: m(zeros(T, B, I), is_first=[True] * B),
+        ValueError,
+        r"\(T, B\) = \(5, 2\); got shape \(2,\)",
+    ),
     "ragged flags": (lambda m: m(zeros(T, B, I), is_first=[[True], [True, False]]), TypeError, "is_first: wanted bool"),
     "a float mask": (lambda m: m(zeros(T, B, I), mask=zeros(T, B)), TypeError, "Use mask != 0"),
     "float lengths": (lambda m: m(zeros(T, B, I), lengths=zeros(B)), TypeError, "lengths: wanted integers"),
@@ -302,12 +317,24 @@ BAD_MODULES = {
     "zoneout": (lambda: ours.LSTM(I, N, zoneout_h=0.1), ValueError, "zoneout_h: wanted 0 in a module"),
     "a cell's zoneout": (lambda: ours.LSTMCell(I, N, zoneout_c=0.1), ValueError, "zoneout_c: wanted 0 in a module"),
     "directions": (lambda: ours.LSTM(I, N, 2, directions=["both"]), ValueError, "directions: wanted one for each of 2"),
-    "both": (lambda: ours.LSTM(I, N, bidirectional=True, directions=["both"]), ValueError, "bidirectional: wanted False"),
+    "both": (
+        lambda: ours.LSTM(I, N, bidirectional=True, directions=["both"]),
+        ValueError,
+        "bidirectional: wanted False",
+    ),
     "residual": (lambda: ours.LSTM(I, N, residual=True), ValueError, "residual: wanted False for a layer of 3 inputs"),
     "forget_bias": (lambda: ours.LSTM(I, N, bias=False, forget_bias=1.0), ValueError, "forget_bias: wanted 0 without"),
     "dropout": (lambda: ours.LSTM(I, N, 2, dropout=2), ValueError, "dropout: wanted a number from 0 to 1"),
-    "checkpoint_every": (lambda: ours.LSTM(I, N, checkpoint_every=0), ValueError, "checkpoint_every: wanted at least 1"),
-    "weights": (lambda: ours.LSTM.from_weights(torch.nn.LSTM(I, N)), TypeError, r"fusedlstm.convert.from_torch\(module"),
+    "checkpoint_every": (
+        lambda: ours.LSTM(I, N, checkpoint_every=0),
+        ValueError,
+        "checkpoint_every: wanted at least 1",
+    ),
+    "weights": (
+        lambda: ours.LSTM.from_weights(torch.nn.LSTM(I, N)),
+        TypeError,
+        r"fusedlstm.convert.from_torch\(module",
+    ),
     "a stack": (lambda: ours.LSTMCell.from_weights(stack()), TypeError, "weights: wanted an LSTMWeights"),
     "an LSTM of a module": (lambda: LSTM(ours.LSTM(I, N)), TypeError, r"fusedlstm.convert.from_torch\(module\)"),
 }

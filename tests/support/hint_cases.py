@@ -1,6 +1,7 @@
 """Hints in the package's messages: calls that give them, and calls that do what they say."""
 
 import copy
+import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,6 +96,24 @@ def torch():
 
 def detached(pair):
     return tuple(tensor.detach() for tensor in pair)
+
+
+def tensor(*shape):
+    return torch().zeros(shape)
+
+
+def module(kind="LSTM"):
+    """Return a module that PyTorch trains."""
+    return getattr(importlib.import_module("fusedlstm.torch"), kind)(I, N)
+
+
+def slope(**options):
+    """Return the gradient of a module's input, and with create_graph=True, differentiate it."""
+    x = tensor(T, B, I).requires_grad_()
+    (found,) = torch().autograd.grad(module()(x)[0].sum(), x, **options)
+    if options:
+        found.sum().backward()
+    return found
 
 
 def packed():
@@ -412,6 +431,47 @@ CASES = {
         lambda: cell()(torch().zeros(B, I, requires_grad=True).detach(), state()),
         "torch",
     ),
+    # ---- modules ----
+    "an array for a module": Case(lambda: module()(xs()), lambda: module()(torch().as_tensor(xs())), "torch"),
+    "another dtype for a module": Case(
+        lambda: module()(tensor(T, B, I).double()),
+        lambda: module()(tensor(T, B, I).double().to(torch().float32)),
+        "torch",
+    ),
+    "another device": Case(
+        lambda: module()(tensor(T, B, I).to("meta")), lambda: module()(tensor(T, B, I).cpu()), "torch"
+    ),
+    "state for a module": Case(
+        lambda: module()(tensor(T, B, I), module().zero_state(B)[0]),
+        lambda: module()(tensor(T, B, I), (module().zero_state(B)[0],)),
+        "torch",
+    ),
+    "pytorch's pair for a module": Case(
+        lambda: module()(tensor(T, B, I), (tensor(1, B, N), tensor(1, B, N))),
+        lambda: module()(
+            tensor(T, B, I), tuple(LSTMState(h=tensor(1, B, N)[k], c=tensor(1, B, N)[k]) for k in range(1))
+        ),
+        "torch",
+    ),
+    "one row for a module": Case(
+        lambda: module()(tensor(T, B, I), module().zero_state(1)),
+        lambda: module()(tensor(T, B, I), (LSTMState(h=tensor(1, N).expand(B, -1), c=tensor(1, N).expand(B, -1)),)),
+        "torch",
+    ),
+    "float flags for a module": Case(
+        lambda: module()(tensor(T, B, I), is_first=tensor(T, B)),
+        lambda: module()(tensor(T, B, I), is_first=tensor(T, B) != 0),
+        "torch",
+    ),
+    "a float mask for a module": Case(
+        lambda: module()(tensor(T, B, I), mask=tensor(T, B)),
+        lambda: module()(tensor(T, B, I), mask=tensor(T, B) != 0),
+        "torch",
+    ),
+    "one row for a module's cell": Case(
+        lambda: module("LSTMCell")(tensor(I)), lambda: module("LSTMCell")(tensor(I)[None]), "torch"
+    ),
+    "second derivatives": Case(lambda: slope(create_graph=True), slope, "torch"),
     # ---- weights ----
     "layers for a cell": Case(lambda: LSTMCell(layers()), lambda: (LSTM(layers()), LSTMCell(layers().layers[0]))),
     "a list of weights": Case(lambda: LSTM([weights()]), lambda: LSTM(StackedWeights([weights()]))),

@@ -6,6 +6,7 @@ Where a function has a kink, its derivative is PyTorch's and TensorFlow's: that 
 elu and thresholded_relu. A clip, also that of hard_sigmoid, passes the gradient inside its limits and at them.
 """
 
+import itertools
 from dataclasses import dataclass, field
 
 import torch
@@ -144,7 +145,7 @@ def timeline(taken, is_first, *, backward):
         if not backward:
             firsts = [t for t in steps if is_first[t, b]]
         else:
-            firsts = [t for t, later in zip(steps, steps[1:], strict=False) if is_first[later, b]]
+            firsts = [t for t, later in itertools.pairwise(steps) if is_first[later, b]]
         for t in firsts:
             resets[t, b] = True
     return resets

@@ -12,7 +12,10 @@ from support.places import ROOT
 EXAMPLES = ROOT / "examples"
 LINES = {"tensorflow1_stream": 80, "torch_rollout": 80, "audio_pool": 80, "torch_ppo": 160}  # the most of each
 SMALL_POOL = {"CHANGES = 1000, 5": "CHANGES = 12, 2", "T, B = 300, 256": "T, B = 40, 8", "N = 160, 128": "N = 5, 8"}
-SMALL_PPO = {"B, T, N = 16, 128, 64": "B, T, N = 4, 32, 8", "LONGEST, WANTED, LAST = 500, 450, 50": "LONGEST, WANTED, LAST = 12, 5, 2"}
+SMALL_PPO = {
+    "B, T, N = 16, 128, 64": "B, T, N = 4, 32, 8",
+    "LONGEST, WANTED, LAST = 500, 450, 50": "LONGEST, WANTED, LAST = 12, 5, 2",
+}
 
 
 def run(name, changes=()):
@@ -85,7 +88,9 @@ def test_torch_ppo_learns_as_an_unrolled_cell(torch, monkeypatch, capsys):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert re.search(r"128 steps: the last 2 episodes took \d+ steps on average\n", capsys.readouterr().out)
     without = policy_after_an_update(monkeypatch, changes={", is_first=is_first)": ")"})
-    assert not all(torch.allclose(ours, theirs, rtol=0, atol=1e-5) for ours, theirs in zip(without, wanted, strict=True))
+    assert not all(
+        torch.allclose(ours, theirs, rtol=0, atol=1e-5) for ours, theirs in zip(without, wanted, strict=True)
+    )
 
 
 def test_torch_ppo_fails_if_it_does_not_learn(torch, monkeypatch, capsys):

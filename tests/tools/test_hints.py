@@ -123,6 +123,7 @@ NOT_RUN: dict[str, dict[str, str]] = {
     "in_place.py": {"another thread": _INTERRUPTED, "the last call": _INTERRUPTED, "this {} is in": _INTERRUPTED},
     "pool.py": {"this StatePool is in": _INTERRUPTED},
     "pool_slots.py": {"Use slots.astype": "needs a GPU: tests/cuda"},
+    "torch/__init__.py": {"fusedlstm.torch needs PyTorch": _OUTSIDE},
     "validation/subclasses.py": {"Use {}.to_tensor": _NONE},
 }
 _NO_MESSAGES = ("cli/arguments.py", "cli/demo/", "selftest/")  # the help, examples and reports

@@ -96,10 +96,11 @@ def from_torch(
 
     Args:
         source: the module, or one of fusedlstm.torch, whose options are read, too, or one that holds it; its state_dict
-            (of tensors on any device, or arrays), or a dict that holds one, such as a checkpoint; or the path of a file of either: what torch.save wrote (.pt, .pth, .bin
-            or .ckpt), what torch.jit.save wrote, a .zip of Stable-Baselines3, a .safetensors, or a .npz of arrays,
-            told apart by content. Nothing in a file is executed, and PyTorch is not needed. A TorchScript file names
-            its modules' classes, which are checked. Values are detached and copied.
+            (of tensors on any device, or arrays), or a dict that holds one, such as a checkpoint; or the path of a file
+            of either: what torch.save wrote (.pt, .pth, .bin or .ckpt), what torch.jit.save wrote, a .zip of
+            Stable-Baselines3, a .safetensors, or a .npz of arrays, told apart by content. Nothing in a file is
+            executed, and PyTorch is not needed. A TorchScript file names its modules' classes, which are checked.
+            Values are detached and copied.
         prefix: the prefix of the LSTM's names in a larger model's state_dict, such as "encoder.lstm.". Keys of
             nested dicts come first, as in "model.encoder.lstm."; "" for none. None finds the only LSTM or LSTMCell.
         layer: a layer of an LSTM; None for all of them, or for an LSTMCell.
@@ -169,9 +170,10 @@ def _ours(
         return weights
     cells = {} if isinstance(weights, LSTMWeights) else dict(zip(module.found.suffixes, weights.layers, strict=True))
     suffix = suffix_of(layer, backward=reverse)
-    if suffix not in cells:
+    cell: LSTMWeights | None = cells.get(suffix)
+    if cell is None:
         fail(ValueError, "layer", f"one with parameters such as weight_ih{suffix}", str(layer))
-    return cells[suffix]
+    return cell
 
 
 def _has_no_classes(source: Any) -> bool:
