@@ -300,9 +300,8 @@ class LSTMCell(Steppable[LSTMState]):
         from fusedlstm.backends.sequence_run import SequenceRun
         from fusedlstm.pullback import CellPullback, Forward
 
-        weights, checks = self._layers_of_weights, self._checks
-        training = self._backend.training_engine(weights)
-        check_trainable(weights)
+        training, checks = self._training, self._checks
+        check_trainable(self._layers_of_weights)
         check_state_type(state)
         wanted = checks.dtype, checks.c_dtype, checks.whose
         with Exchange(self._backend, x) as exchange:

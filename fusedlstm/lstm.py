@@ -434,7 +434,7 @@ class LSTM(Sequenceable):
         """
         from fusedlstm.pullback import Forward, LSTMPullback
 
-        training = self._backend.training_engine(self._weights)
+        training = self._training
         check_trainable(self._weights)
         self._check_options(masked_outputs, reverse)
         if checkpoint_every is not None:

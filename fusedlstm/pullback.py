@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm.arrays.exchange import Exchange
@@ -31,7 +31,7 @@ class Forward:
         run: the arguments, in the backend's arrays.
         like: the argument whose library the gradients are in.
         every: the number of steps between checkpoints, or None.
-        saved: the memory for the backward pass. None once it has been freed.
+        saved: the memory for the backward pass, alone in a list. The list is empty during a call, and afterwards.
     """
 
     backend: Backend
@@ -40,7 +40,7 @@ class Forward:
     run: SequenceRun
     like: Any
     every: int | None = None
-    saved: list[Array] | None = None
+    saved: list[list[Array]] = field(default_factory=list)
 
     def start(self, *, is_step: bool = False) -> None:
         """Run the forward pass, and keep what the backward pass needs."""
@@ -48,27 +48,34 @@ class Forward:
             None if flags is None else self.backend.xp.array(flags)  # the caller may reuse a buffer of flags
             for flags in (self.run.lengths, self.run.mask, self.run.is_first)
         )
-        self.saved = self.training.forward(self.engines, self.run, every=self.every, is_step=is_step)
+        self.saved.append(self.training.forward(self.engines, self.run, every=self.every, is_step=is_step))
 
     def backward(self, d_outputs: Array | None, d_finals: Sequence[LSTMState] | None, *, retain: bool) -> LSTMGradients:
         """Run the backward pass. Free the memory unless `retain` is set, or this raises."""
-        saved = self.saved
-        if saved is None:
+        try:
+            saved = self.saved.pop()  # no other call may use it meanwhile
+        except IndexError:
             raise RuntimeError(
-                "this pullback has been called already, which freed its memory. "
+                "this pullback has been called already, which freed its memory, or another call is in progress. "
                 "To call it again, use retain=True in each call but the last"
-            )
-        gradients = self.training.backward(self.engines, self.run, saved, d_outputs, d_finals, every=self.every)
-        if not retain:
-            self.saved = None
+            ) from None
+        keep = True
+        try:
+            gradients = self.training.backward(self.engines, self.run, saved, d_outputs, d_finals, every=self.every)
+            keep = retain
+        finally:
+            if keep:
+                self.saved.append(saved)
+        if not keep:
+            self.training.release(saved)
         return gradients
 
 
 class LSTMPullback:
     """The backward pass of one call of an LSTM. `LSTM.vjp` returns it.
 
-    It holds the memory that the forward pass saved, and frees it in its first call. It also holds xs, the states, the
-    weights and `reset_to`, without a copy.
+    It holds the memory that the forward pass saved. Its first call gives this back to the LSTM, whose next `vjp` of the
+    same sizes reuses it. The pullback also holds xs, the states, the weights and `reset_to`, without a copy.
     """
 
     def __init__(self, forward: Forward, checks: SequenceChecks, maker: str) -> None:
@@ -123,8 +130,8 @@ class LSTMPullback:
 class CellPullback:
     """The backward pass of one step of a cell. `LSTMCell.vjp` returns it.
 
-    It holds the memory that the step saved, and frees it in its first call. It also holds x, the state, the weights and
-    `reset_to`, without a copy.
+    It holds the memory that the step saved, and frees it in its first call. It also holds x, the state, the weights
+    and `reset_to`, without a copy.
     """
 
     def __init__(self, forward: Forward, checks: StepChecks) -> None:

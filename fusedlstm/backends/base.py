@@ -92,6 +92,9 @@ class TrainingEngine(Protocol):
             is_step: whether this is a cell's step. There is one engine, and T is 1.
         """
 
+    def release(self, saved: list[Array]) -> None:
+        """Take back what `forward` returned. The next call of the same sizes may overwrite and return it."""
+
     def backward(
         self,
         engines: Sequence[Any],

@@ -1,6 +1,7 @@
 """Gradients of an LSTM's and a cell's vjp: torch.autograd, finite differences and other systems give the same ones."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -346,6 +347,38 @@ def test_pullback_works_once_unless_retained():
         np.testing.assert_array_equal(again[name], array)
     with pytest.raises(RuntimeError, match="this pullback has been called already, which freed its memory"):
         pullback(*seeds)
+
+
+def test_memory_is_reused_after_the_last_call():
+    """Two pullbacks that wait never share memory, and a retained one keeps its own."""
+    case = small()
+    lstm, seeds = LSTM(case.weights, backend="numpy"), seeds_of(case)
+    others = [dataclasses.replace(case, xs=factor * case.xs) for factor in (1, 2, 3)]
+    wanted = [ours(each, *seeds) for each in others]
+    for _ in range(3):
+        pullbacks = [lstm.vjp(each.xs, each.states)[2] for each in others]
+        by_name(pullbacks[0](*seeds, retain=True))
+        by_name(pullbacks[1](*seeds))
+        again = lstm.vjp(others[1].xs, case.states)[2]
+        for pullback, right in zip((*pullbacks[::2], again), (*wanted[::2], wanted[1]), strict=True):
+            assert largest_difference(by_name(pullback(*seeds)), right) == 0
+    shorter = lstm.vjp(case.xs[:4], case.states)[2](seeds[0][:4], seeds[1])
+    assert shorter.xs.shape == (4, *case.xs.shape[1:])
+
+
+def test_gradients_by_several_threads():
+    case = small()
+    lstm, seeds = LSTM(case.weights, backend="numpy"), seeds_of(case)
+    others = [dataclasses.replace(case, xs=factor * case.xs) for factor in range(8)]
+    wanted = [ours(each, *seeds) for each in others]
+
+    def work(k):
+        for _ in range(10):
+            got = by_name(lstm.vjp(others[k].xs, case.states)[2](*seeds))
+            assert largest_difference(got, wanted[k]) == 0
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(8)))
 
 
 def test_failed_pullback_can_be_called_again():

@@ -231,9 +231,10 @@ BACKWARD = [
     ("peephole o of the old c", "(3, c_new)", "(3, c)"),
     ("peephole i of the new c", "((0, c), (1, c)", "((0, c_new), (1, c)"),
     ("peephole f of i's gradient", "(1, c), (3", "(0, c), (3"),
-    ("no gradient of xs", "d_xs += d_z @ weights.weight_ih", "pass"),
-    ("the gradient of xs with -", "d_xs += d_z", "d_xs -= d_z"),
-    ("the gradient of xs of one direction", "d_xs += d_z @ weights.weight_ih", "d_xs[...] = d_z @ weights.weight_ih"),
+    ("no gradient of xs of one direction", "d_xs += d_z @ weights.weight_ih", "pass"),
+    ("the gradient of xs of a direction with -", "d_xs += d_z", "d_xs -= d_z"),
+    ("the gradient of xs of the last direction", "if piece.adds:", "if False:"),
+    ("no gradient of xs", "np.matmul(d_z, weights.weight_ih, out=d_xs)", "d_xs[...] = 0"),
     # The projection.
     ("no clip of the projection", "np.copyto(d_p, 0, where=~record.passes[t])", "pass"),
     ("the clip of the projection inverted", "where=~record.passes[t]", "where=record.passes[t]"),
@@ -265,8 +266,8 @@ BACKWARD = [
 ]
 
 TRAINING = [
-    ("no gradient of a residual layer's input", "d_xs += d_ys", "pass"),
-    ("the gradient of a residual layer's input with -", "d_xs += d_ys", "d_xs -= d_ys"),
+    ("no gradient of a residual layer's input", "wanted += part", "pass"),
+    ("the gradient of a residual layer's input with -", "wanted += part", "wanted -= part"),
     ("a residual layer's input left out", "parts = [part + inputs[-1] for part in parts]", "pass"),
     ("gradients of idle rows' outputs", "part[timeline.idle] = 0", "pass"),
     ("repeated outputs pass nothing", "_move_from_idle(part, timeline)", "pass"),
@@ -277,9 +278,9 @@ TRAINING = [
         "order = timeline.order\n    for t, before",
     ),
     (
-        "the directions' outputs swapped",
-        "d_ys = d_outputs[:, :, start:stop]",
-        "d_ys = d_outputs[:, :, ::-1][:, :, start:stop]",
+        "outputs of the other direction",
+        "part, wanted = d_ys[:, :, start:stop]",
+        "part, wanted = d_ys[:, :, : stop - start]",
     ),
     ("no gradient of final states", "if d_final is None:", "if True:"),
     ("the first state at every checkpoint", "            if number:\n", "            if False:\n"),

@@ -35,7 +35,8 @@ class Piece:
         record: of the steps, with gates.
         timeline: of the steps.
         d_ys: (T, B, P), the gradients of the outputs, any strides. Those of idle rows are zeros.
-        d_xs: (T, B, I), contiguous, to which the gradients of xs are added; None if they aren't wanted.
+        d_xs: (T, B, I), contiguous, to be written; None if the gradients of xs aren't wanted.
+        adds: whether to add to `d_xs` instead.
     """
 
     xs: NumpyArray
@@ -44,6 +45,7 @@ class Piece:
     timeline: Timeline
     d_ys: NumpyArray
     d_xs: NumpyArray | None
+    adds: bool = False
 
 
 class Backward:
@@ -147,7 +149,8 @@ class Backward:
         d_p[...] = d_h
         if record.passes is not None:
             np.copyto(d_p, 0, where=~record.passes[t])
-        return np.matmul(d_p, self._weights.weight_hr, out=self._d_m)
+        np.matmul(d_p, self._weights.weight_hr, out=self._d_m)
+        return self._d_m
 
     def _add_peepholes(self, d_z: NumpyArray, c: NumpyArray, c_new: NumpyArray) -> None:
         for row, (gate, seen) in enumerate(((0, c), (1, c), (3, c_new))):
@@ -171,7 +174,10 @@ class Backward:
         d_z = _rows(self._d_z[:count])
         if piece.d_xs is not None:
             d_xs = _rows(piece.d_xs[part])
-            d_xs += d_z @ weights.weight_ih
+            if piece.adds:
+                d_xs += d_z @ weights.weight_ih
+            else:
+                np.matmul(d_z, weights.weight_ih, out=d_xs)
         if not self._wants_weights:
             return
         xs, idle = piece.xs[part], piece.timeline.idle

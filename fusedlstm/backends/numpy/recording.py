@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusedlstm.backends.numpy.functions import clip
-from fusedlstm.backends.numpy.memory import empty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,11 +70,13 @@ class Record:
         shapes = [((T, B, P), dtype), ((T, B, N), dtype), ((T, 4, B, N), dtype)]
         return [*shapes, ((T, B, P), np.dtype(np.bool_))] if proj_clip else shapes
 
-    @classmethod
-    def empty(cls, weights: LSTMWeights, T: int, B: int, every: int | None = None) -> Record:
-        """Return a record to be filled."""
+    @staticmethod
+    def shapes_of(
+        weights: LSTMWeights, T: int, B: int, every: int | None = None
+    ) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Return the shape and dtype of each array for these weights."""
         sizes, clips = (weights.hidden_size, weights.output_size), weights.proj_clip is not None
-        return cls(*(empty(*each) for each in cls.shapes(sizes, weights.dtype, T, B, proj_clip=clips, every=every)))
+        return Record.shapes(sizes, weights.dtype, T, B, proj_clip=clips, every=every)
 
     @property
     def arrays(self) -> list[NumpyArray]:

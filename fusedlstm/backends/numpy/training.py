@@ -89,14 +89,34 @@ class NumpyTraining(TrainingEngine):
 
     def __init__(self, weights: StackedWeights) -> None:
         self._weights = weights
+        self._unused: list[list[NumpyArray]] = []  # at most one
 
     def forward(
         self, engines: Sequence[NumpyCell], run: SequenceRun, *, every: int | None = None, is_step: bool = False
     ) -> list[NumpyArray]:
         T, B, _ = run.xs.shape
-        records = [Record.empty(layer, T, B, every) for layer in self._weights.layers]
+        saved = self._memory(T, B, every)
+        records = Record.all_of(self._weights.layers, saved, checkpoints=every is not None)
         RecordingSequence(self._weights, records, every, is_step=is_step).run(engines, run)
-        return [array for record in records for array in record.arrays]
+        return saved
+
+    def _memory(self, T: int, B: int, every: int | None) -> list[NumpyArray]:
+        """Return uninitialised memory: what was released last, if it has the right sizes.
+
+        New memory would take a tenth of the time of both passes, as the system must clear it.
+        """
+        wanted = [each for layer in self._weights.layers for each in Record.shapes_of(layer, T, B, every)]
+        try:
+            unused = self._unused.pop()
+        except IndexError:
+            unused = []
+        if [(array.shape, array.dtype) for array in unused] == wanted:
+            return unused
+        return [empty(*each) for each in wanted]
+
+    def release(self, saved: list[NumpyArray]) -> None:
+        if not self._unused:
+            self._unused.append(saved)
 
     def backward(
         self,
@@ -133,6 +153,7 @@ class _WholeBackward:
         self._records = Record.all_of(self._layers, saved, checkpoints=every is not None)
         self._wants = [wants_weights] * count if isinstance(wants_weights, bool) else list(wants_weights)
         self._timelines = timelines(run, weights.backward)
+        self._top = range(*weights.slices[-1].indices(count))  # the directions of the top layer
         self._of_state: list[Any] = [None] * count
         self._of_reset: list[Any] = [None] * count
         self._of_weights: list[Any] = [None] * count
@@ -141,25 +162,22 @@ class _WholeBackward:
         """Return the gradients."""
         (T, B, _), weights = self._run.xs.shape, self._weights
         inputs = self._inputs()
-        if d_outputs is None:
-            d_outputs = np.zeros((T, B, weights.output_size), weights.dtype)
-        else:
-            d_outputs = self._of_shown(d_outputs)
+        d_xs = np.zeros((T, B, weights.output_size), weights.dtype) if d_outputs is None else self._of_shown(d_outputs)
         for layer in reversed(range(weights.num_layers)):
-            wanted = layer > 0 or wants_xs
-            d_xs = np.zeros(inputs[layer].shape, weights.dtype) if wanted else None
+            d_ys, d_xs = d_xs, empty(inputs[layer].shape, weights.dtype)
             start = 0
             for k in range(*weights.slices[layer].indices(len(self._layers))):
                 stop = start + self._layers[k].output_size
-                d_ys = d_outputs[:, :, start:stop]
-                self._take_back(k, inputs[layer], d_ys, None if d_finals is None else d_finals[k], d_xs)
-                if weights.residual[layer] and d_xs is not None:
-                    d_xs += d_ys
+                part, wanted = d_ys[:, :, start:stop], d_xs if layer or wants_xs else None
+                self._take_back(k, inputs[layer], part, None if d_finals is None else d_finals[k], wanted, start > 0)
+                if weights.residual[layer] and wanted is not None:
+                    wanted += part
                 start = stop
-            d_outputs = d_xs
-        has_resets = self._run.reset_to is not None
         return LSTMGradients(
-            d_outputs, tuple(self._of_state), tuple(self._of_reset) if has_resets else None, tuple(self._of_weights)
+            d_xs if wants_xs else None,
+            tuple(self._of_state),
+            None if self._run.reset_to is None else tuple(self._of_reset),
+            tuple(self._of_weights),
         )
 
     def _inputs(self) -> list[NumpyArray]:
@@ -174,8 +192,10 @@ class _WholeBackward:
 
     def _of_shown(self, d_outputs: NumpyArray) -> NumpyArray:
         """Return the gradients of the top layer's outputs before idle rows are cleared, or repeat their last output."""
+        if all(self._timelines[k].idle is None for k in self._top):
+            return d_outputs
         d_outputs, start = np.array(d_outputs, order="C"), 0
-        for k in range(*self._weights.slices[-1].indices(len(self._layers))):
+        for k in self._top:
             stop, timeline = start + self._layers[k].output_size, self._timelines[k]
             if timeline.idle is not None:
                 part = d_outputs[:, :, start:stop]
@@ -186,9 +206,15 @@ class _WholeBackward:
         return d_outputs
 
     def _take_back(
-        self, k: int, xs: NumpyArray, d_ys: NumpyArray, d_final: LSTMState | None, d_xs: NumpyArray | None
+        self,
+        k: int,
+        xs: NumpyArray,
+        d_ys: NumpyArray,
+        d_final: LSTMState | None,
+        d_xs: NumpyArray | None,
+        adds: bool,
     ) -> None:
-        """Run the backward pass of direction k."""
+        """Run the backward pass of direction k. See `Piece` for d_xs and adds."""
         weights, B = self._layers[k], xs.shape[1]
         shapes = (B, weights.output_size), (B, weights.hidden_size)
         if d_final is None:
@@ -198,18 +224,18 @@ class _WholeBackward:
         reset_to = None if self._run.reset_to is None else self._run.reset_to[k]
         most = self._every or len(xs)
         backward = Backward(weights, d_state, reset_to, most, wants_weights=self._wants[k])
-        for piece in self._pieces(k, xs, d_ys, d_xs):
+        for piece in self._pieces(k, xs, d_ys, d_xs, adds):
             backward.run(piece)
         self._of_state[k], self._of_reset[k], self._of_weights[k] = d_state, backward.d_reset, backward.d_weights
 
-    def _pieces(self, k: int, xs: NumpyArray, d_ys: NumpyArray, d_xs: NumpyArray | None) -> Iterator[Piece]:
+    def _pieces(self, k: int, xs: NumpyArray, d_ys: NumpyArray, d_xs: NumpyArray | None, adds: bool) -> Iterator[Piece]:
         """Yield the pieces of direction k between checkpoints, from the last one. Steps without gates are retaken."""
         timeline, record, state, every = self._timelines[k], self._records[k], self._run.states[k], self._every
         if every is None:
-            yield Piece(xs, state, record, timeline, d_ys, d_xs)
+            yield Piece(xs, state, record, timeline, d_ys, d_xs, adds)
             return
         weights, T = self._layers[k], len(xs)
-        memory = Record.empty(weights, min(every, T), xs.shape[1])
+        memory = Record(*(empty(*each) for each in Record.shapes_of(weights, min(every, T), xs.shape[1])))
         for number in reversed(range(len(record.c) + 1 if T else 0)):
             steps = timeline.order[number * every : (number + 1) * every]
             part, own = slice(min(steps), max(steps) + 1), memory.part(0, len(steps))
@@ -218,7 +244,7 @@ class _WholeBackward:
                 before = LSTMState(h=record.h[timeline.order[number * every - 1]], c=record.c[number - 1])
             piece = Piece(
                 *(xs[part], before, own, timeline.part(part.start, part.stop), d_ys[part]),
-                None if d_xs is None else d_xs[part],
+                *(None if d_xs is None else d_xs[part], adds),
             )
             self._retake(k, piece)
             yield piece
