@@ -15,6 +15,8 @@ from support.comparisons import assert_equal
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+
 import fusedlstm.torch as ours  # noqa: E402
 from fusedlstm.torch import layer as layers  # noqa: E402
 
@@ -363,6 +365,13 @@ def test_module_on_another_device_names_the_cpu():
         module(zeros(T, B, I))
     with pytest.raises(ValueError, match="weight_ih: wanted a tensor on the CPU"):
         ours.LSTMCell(I, N, device="meta")(zeros(B, I))
+
+
+def test_cuda_tensors_name_the_cpu():
+    with FakeTensorMode():
+        xs = zeros(T, B, I, device="cuda")
+    with pytest.raises(ValueError, match="xs: wanted a tensor on the CPU, .* got one on cuda:0. Use .cpu"):
+        ours.LSTM(I, N)(xs)
 
 
 BAD_STEPS = {
