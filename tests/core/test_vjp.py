@@ -29,6 +29,16 @@ def test_gradients_match_autograd(case, checkpoint_every):
     assert largest_difference(got, exact(case, d_outputs, d_state)) <= CLOSE
 
 
+@pytest.mark.parametrize("directions", [["forward"], ["both", "backward"]], ids=str)
+@pytest.mark.parametrize("checkpoint_every", [None, 100])
+def test_long_sequences(directions, checkpoint_every):
+    """Products are over at most 64 steps."""
+    case = random_case(3, 150, 2, directions, "mask", "rows", "zero")
+    d_outputs, d_state = seeds_of(case)
+    got = ours(case, d_outputs, d_state, checkpoint_every=checkpoint_every)
+    assert largest_difference(got, exact(case, d_outputs, d_state)) <= CLOSE
+
+
 def one_step(seed, reset):
     """Return a cell's weights, x, the old state, a gradient of the new one, is_first, and reset_to."""
     case = random_case(seed, 1, 3, ["forward"], None, reset, "zero")

@@ -74,20 +74,30 @@ class Backward:
             self.d_reset = LSTMState(h=np.zeros(reset_to.h.shape, dtype), c=np.zeros(reset_to.c.shape, dtype))
         self._units = units_of(weights, B)
         steps = self._steps = max(1, min(T, _MOST_STEPS, _CHUNK // max(1, 4 * B * N)))
-        self._d_z, self._h, self._c = (np.empty(shape, dtype) for shape in ((steps, B, 4, N), (steps, B, P), (B, N)))
+        I = self._I = weights.input_size
+        shapes = (steps, B, 4, N), (steps, B, I + P), (B, N)
+        self._d_z, self._xh, self._c = (np.empty(shape, dtype) for shape in shapes)
+        self._h = self._xh[:, :, I:]
         projects = weights.weight_hr is not None
         self._d_p = np.empty((steps, B, P), dtype) if projects else None
         self._m = np.empty((steps, B, N), dtype) if projects and wants_weights else None
         self._d_m = np.empty((B, N), dtype)
         flat = self._d_z.reshape(steps, B, 4 * N)
-        self._weight_hh = Weight(lambda: weights.weight_hh[None])
+        self._weight_ih, self._weight_hh = (
+            Weight(lambda: weights.weight_ih[None]),
+            Weight(lambda: weights.weight_hh[None]),
+        )
         self._products = [Product(each, d_state.h[None]) for each in flat] if B else []
         self._sums = {name: np.zeros(array.shape, dtype) for name, array in weights.arrays().items() if wants_weights}
+        self._of_both = np.zeros((4 * N, I + P), dtype)  # the gradients of weight_ih and weight_hh, side by side
 
     @property
     def d_weights(self) -> WeightGradients | None:
         """The gradients of the weights, or None if they aren't wanted."""
-        return WeightGradients(**self._sums) if self._wants_weights else None
+        if not self._wants_weights:
+            return None
+        self._sums["weight_ih"], self._sums["weight_hh"] = map(np.array, np.split(self._of_both, [self._I], axis=1))
+        return WeightGradients(**self._sums)
 
     def run(self, piece: Piece) -> None:
         """Take the steps of a piece back."""
@@ -170,21 +180,22 @@ class Backward:
 
     def _multiply(self, piece: Piece, low: int, count: int) -> None:
         """Do the products over all rows of some steps: the gradients of xs and of the weights."""
-        part, weights, sums = slice(low, low + count), self._weights, self._sums
+        part, sums = slice(low, low + count), self._sums
         d_z = _rows(self._d_z[:count])
         if piece.d_xs is not None:
             d_xs = _rows(piece.d_xs[part])
+            out = np.empty_like(d_xs) if piece.adds else d_xs
+            if out.size:
+                Product(d_z, out[None]).run(self._weight_ih)
             if piece.adds:
-                d_xs += d_z @ weights.weight_ih
-            else:
-                np.matmul(d_z, weights.weight_ih, out=d_xs)
+                d_xs += out
         if not self._wants_weights:
             return
-        xs, idle = piece.xs[part], piece.timeline.idle
+        xs, idle = self._xh[:count, :, : self._I], piece.timeline.idle
+        xs[...] = piece.xs[part]
         if idle is not None:
-            xs = np.where(idle[part][..., None], 0, xs)  # 0 times a NaN would be NaN
-        sums["weight_ih"] += d_z.T @ _rows(xs)
-        sums["weight_hh"] += d_z.T @ _rows(self._h[:count])
+            xs[idle[part]] = 0  # 0 times a NaN would be NaN
+        self._of_both += d_z.T @ _rows(self._xh[:count])
         if "bias" in sums:
             sums["bias"] += d_z.sum(axis=0)
         if self._d_p is not None and self._m is not None:
