@@ -157,11 +157,11 @@ class Work:
                 wants_weights=of_weights,
             )
         )
-        every: list[Any] = [found.xs, *_flat(found.state)]
+        gradients_of_all: list[Any] = [found.xs, *_flat(found.state)]
         for names, gradients in zip(self._layer.arrays, found.weights, strict=True):
-            every += [None if gradients is None else getattr(gradients, name) for name in names]
-        every += _flat(found.reset_to or ())
-        chosen = zip(self._arguments, every, wanted, strict=True)
+            gradients_of_all += [None if gradients is None else getattr(gradients, name) for name in names]
+        gradients_of_all += _flat(found.reset_to or ())
+        chosen = zip(self._arguments, gradients_of_all, wanted, strict=True)
         return [_tensor(array, argument.dtype) for argument, array, is_wanted in chosen if is_wanted]
 
     def _d_finals(self, d_finals: Sequence[Tensor | None]) -> list[LSTMState] | None:
