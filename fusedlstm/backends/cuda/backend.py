@@ -28,6 +28,7 @@ from fusedlstm.validation.arguments import check_no_grad, fail
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
+    from typing import NoReturn
 
     from fusedlstm.arrays.libraries import Library
     from fusedlstm.backends.sequence_run import SequencerForm
@@ -221,6 +222,14 @@ class CudaBackend:
         """Return an engine for whole sequences. `engines` is ignored, as every call passes its own."""
         del engines
         return CudaSequence(self._index, weights)
+
+    def training_engine(self, weights: StackedWeights) -> NoReturn:
+        """Raise NotImplementedError: gradients are computed on the CPU."""
+        del weights
+        raise NotImplementedError(
+            f"vjp computes gradients on the CPU, and not yet on {self.device}. "
+            'Make the cell or LSTM with backend="numpy"'
+        )
 
     def stepper_engine(
         self,

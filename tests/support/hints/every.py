@@ -11,13 +11,14 @@ from support.hints import (
     from_tf1,
     from_torch,
     inputs,
+    modules,
     owners,
     states,
     tf1_checkpoints,
 )
 
 _BY_SUBJECT = (
-    *(states, inputs, owners, calls, commands, containers),
+    *(states, inputs, owners, calls, modules, commands, containers),
     *(from_torch, from_keras, from_onnx, from_tf1, tf1_checkpoints, from_jax, from_others),
 )
 CASES = {name: case for subject in _BY_SUBJECT for name, case in subject.CASES.items()}
