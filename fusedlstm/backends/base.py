@@ -199,6 +199,12 @@ class PoolEngine(Protocol):
         Prepare for as many rows of a step as that one was prepared for, and keep its `problems`.
         """
 
+    def retire(self) -> None:
+        """Free the memory once queued work is done. This engine isn't used again.
+
+        A finalizer does this, too, but an interrupt in a finalizer would be ignored.
+        """
+
     def audit(self, live: NumpyArray) -> None:
         """Set which slots are live, (capacity,) booleans. Call it before the first step with slots on the device."""
 
