@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, overload
@@ -21,18 +20,12 @@ from fusedlstm.validation.arguments import check_bool, check_path, check_size, f
 from fusedlstm.validation.weights import check_owner
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from fusedlstm.arrays.dtypes import Array, NumpyArray
     from fusedlstm.backends.base import PoolEngine
     from fusedlstm.cell import LSTMCell
     from fusedlstm.lstm import LSTM
-    from fusedlstm.pool_snapshot import PoolSnapshot
     from fusedlstm.validation.arguments import AnyPath
 
-# A save pauses after each turn, for so many times the turn. Otherwise calls that wait could come too late again and
-# again, as a lock isn't fair.
-_PAUSES = 4.0
 _MOST_SLOTS = 2**31 - 1  # kernels number slots in 32 bits
 
 
@@ -345,29 +338,8 @@ class StatePool(Generic[State]):
         from fusedlstm import pool_files
 
         name = check_path("path", path)
-        saved, states = self._snapshot(slots)
+        saved, states = self._calls.snapshot(slots)
         pool_files.save(name, self._cell._layers_of_weights, saved, states)
-
-    def _snapshot(self, slots: Any) -> tuple[NumpyArray, Sequence[LSTMState]]:
-        """Return slots, sorted, and copies of their states at one moment, one for each layer."""
-        snapshot = self._calls.run(self._slots.begin_snapshot, slots)
-        try:
-            snapshot.touch()
-            while not snapshot.is_done:
-                time.sleep(_PAUSES * self._calls.run(self._turn, snapshot))
-                snapshot.place()
-        finally:
-            self._calls.run(self._slots.end_snapshot, snapshot)
-        if snapshot.error is not None:
-            raise snapshot.error
-        snapshot.place()
-        return snapshot.slots, snapshot.states
-
-    def _turn(self, snapshot: PoolSnapshot) -> float:
-        """Copy the next part of a snapshot, and return how many seconds that took."""
-        start = time.perf_counter()
-        self._slots.go_on(snapshot)
-        return time.perf_counter() - start
 
     def load(self, path: AnyPath) -> None:
         """Replace the pool's content with that of a file. A pool on any backend may have saved it.

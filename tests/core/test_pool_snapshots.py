@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, files, pool, pool_slots
+from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, files, pool_calls, pool_slots
 
 from support import moments
 from support.backends import WAYS, backend_in_a_way
@@ -249,7 +249,7 @@ def test_a_save_beside_steps_is_of_one_moment(seed, monkeypatch, tmp_path):
 def test_a_torn_save_is_found(monkeypatch, tmp_path):
     """Plant a fault and find it: nothing is kept before it changes."""
     monkeypatch.setattr(pool_slots.PoolSlots, "keep", lambda self, slots: None)
-    monkeypatch.setattr(pool, "_PAUSES", 50.0)  # so that the worker makes calls between two parts
+    monkeypatch.setattr(pool_calls, "_PAUSES", 50.0)  # so that the worker makes calls between two parts
     owner = owner_of("numpy")
     saves = [saved_beside_a_worker(owner, monkeypatch, tmp_path / f"pool{seed}", seed) for seed in range(3)]
     assert any(content not in history for content, history in saves)
@@ -306,13 +306,13 @@ def test_memory_runs_out_for_a_snapshot(backend, monkeypatch, tmp_path):
 
 def test_a_snapshot_is_interrupted(monkeypatch, tmp_path):
     """The pool is unchanged. A snapshot that is left behind ends with the next calls."""
-    monkeypatch.setattr(pool, "_PAUSES", 0.0)
+    monkeypatch.setattr(pool_calls, "_PAUSES", 0.0)
     owner, path = owner_of("numpy"), tmp_path / "pool"
     some = filled(owner, monkeypatch)
     left = 0
     for moment in itertools.count(1, 11):
         before = contents(some)
-        if moments.interrupted(lambda: some._snapshot(None), moment) is None:
+        if moments.interrupted(lambda: some._calls.snapshot(None), moment) is None:
             break
         assert contents(some) == before
         left += bool(some._slots.snapshots)
