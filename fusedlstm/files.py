@@ -34,8 +34,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fusedlstm.arrays import dtypes
-from fusedlstm.atomic_write import named, replace
+from fusedlstm.atomic_write import named, replacing
 from fusedlstm.errors import WeightsFileError
+from fusedlstm.safetensors_parts import parts
 from fusedlstm.validation.arguments import check_path
 
 if TYPE_CHECKING:
@@ -71,19 +72,17 @@ def save(
     """Write arrays and options to one file of this format, atomically. `version` must support all options."""
     import json
 
-    from safetensors.numpy import save as to_bytes
-
     name = check_path("path", path)
-    # safetensors 0.8 silently stores wrong values for an array that is not C-contiguous.
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     about = {
         "kind": kind,
         "version": version,
         "options": dict(options),
-        "crc32": checksum(options, contiguous),
+        "crc32": checksum(options, arrays),
     }
     metadata = {_KEY: json.dumps(about, sort_keys=True, allow_nan=True)}
-    replace(name, to_bytes(contiguous, metadata))
+    with replacing(name) as file:
+        for part in parts(arrays, metadata):
+            file.write(part)
 
 
 def load(path: AnyPath, kind: str) -> tuple[dict[str, NumpyArray], dict[str, Any]]:

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, overload
 
 import numpy as np
 
 from fusedlstm.arrays.exchange import Exchange, in_order
 from fusedlstm.errors import OtherWeightsWarning
 from fusedlstm.owner_states import first_array
+from fusedlstm.pool_calls import PoolCalls
 from fusedlstm.pool_slots import PoolSlots
 from fusedlstm.pool_step import PoolStep
 from fusedlstm.state import LSTMState, State
-from fusedlstm.validation.arguments import check_bool, check_size, fail
+from fusedlstm.validation.arguments import check_bool, check_path, check_size, fail
 from fusedlstm.validation.weights import check_owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fusedlstm.arrays.dtypes import Array, NumpyArray
+    from fusedlstm.backends.base import PoolEngine
     from fusedlstm.cell import LSTMCell
     from fusedlstm.lstm import LSTM
     from fusedlstm.validation.arguments import AnyPath
 
-_Result = TypeVar("_Result")
 _MOST_SLOTS = 2**31 - 1  # kernels number slots in 32 bits
 
 
@@ -84,21 +83,33 @@ class StatePool(Generic[State]):
     def __init__(self: StatePool[tuple[LSTMState, ...]], cell: LSTM, capacity: int) -> None: ...
     def __init__(self, cell: LSTMCell | LSTM, capacity: int) -> None:
         check_owner("cell", cell)
-        weights = cell._layers_of_weights
-        capacity = check_size("capacity", capacity, 1)
-        if capacity > _MOST_SLOTS:
-            fail(ValueError, "capacity", f"at most {_MOST_SLOTS}", str(capacity))
+        weights, capacity = cell._layers_of_weights, _checked_capacity(capacity)
         self._cell = cell
         self._maker = cell._maker
         self._backend = cell._backend
         self._owner_states = cell._owner_states()
-        self._engine = self._backend.pool_engine(weights, cell._engines, capacity)
-        self._slots = PoolSlots(self._backend, self._owner_states, self._engine, capacity, self._maker)
+        self._slots = PoolSlots(self._backend, self._owner_states, partial(_new_engine, cell), capacity, self._maker)
         first = self._owner_states.layer_checks[0]
-        self._run_step = PoolStep(self._backend, first, weights.output_size, self._engine, self._slots, self._maker)
-        # Reentrant, as a call in the middle of another one in the same thread would otherwise wait for ever.
-        self._lock = threading.RLock()
-        self._is_in_a_call = False  # whether the thread with the lock is in a call
+        self._run_step = PoolStep(self._backend, first, weights.output_size, self._slots, self._maker)
+        self._calls = PoolCalls(self._slots)
+
+    @property
+    def _engine(self) -> PoolEngine:
+        return self._slots.engine
+
+    @staticmethod
+    def memory_for(cell: LSTMCell | LSTM, capacity: int) -> PoolMemory:
+        """Return the bytes that `StatePool(cell, capacity)` would hold. This allocates none of them.
+
+        `plans` is 0, as in a pool that hasn't stepped yet. `resize` holds the states of both capacities for a moment.
+
+        Raises:
+            TypeError, ValueError: as for `StatePool(cell, capacity)`.
+        """
+        check_owner("cell", cell)
+        capacity = _checked_capacity(capacity)
+        states = cell._backend.pool_nbytes(cell._layers_of_weights, cell._engines, capacity)
+        return PoolMemory(states=states, plans=0)
 
     @property
     def capacity(self) -> int:
@@ -113,41 +124,14 @@ class StatePool(Generic[State]):
     @property
     def slots(self) -> NumpyArray:
         """The live slots, sorted: a new int64 array in host memory."""
-        with self._lock:
+        with self._calls.lock:
             return np.setdiff1d(self._slots.table.live_slots(), self._slots.table.ending_slots(), assume_unique=True)
 
     @property
     def memory(self) -> PoolMemory:
         """The bytes that the pool holds, for the states and for steps."""
-        with self._lock:
+        with self._calls.lock:
             return PoolMemory(states=self._engine.nbytes, plans=self._engine.scratch_nbytes)
-
-    def _in_turn(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
-        """Do the work of a call when no other call is running.
-
-        An interrupt can come between two statements. It can't come while a `with` takes or releases a lock, or before
-        the first statement of `try` or `finally`. So this is safe to interrupt anywhere.
-
-        Raises:
-            RuntimeError: another call of this thread is running.
-        """
-        with self._lock:
-            if self._is_in_a_call:
-                raise RuntimeError(
-                    "this StatePool is in the middle of a call in this thread, and a signal handler, a finalizer or a "
-                    "callback called it again: call it afterwards"
-                )
-            try:
-                self._is_in_a_call = True
-                if self._slots.table.ending:
-                    self._slots.release_ending()
-                try:
-                    return work(*arguments)
-                finally:
-                    if self._slots.table.ending:
-                        self._slots.release_ending()
-            finally:
-                self._is_in_a_call = False
 
     def kernels(self, batch: int) -> tuple[str, ...]:
         """Return each layer's kernel for steps of `batch` rows: "numpy", or on a GPU a name from LSTMCell's `kernel`.
@@ -157,7 +141,7 @@ class StatePool(Generic[State]):
             ValueError: `batch` is less than 1.
         """
         B = check_size("batch", batch, 1)
-        with self._lock:
+        with self._calls.lock:
             return self._engine.kernels(B)
 
     def allocate(self, n: int = 1) -> NumpyArray:
@@ -172,7 +156,23 @@ class StatePool(Generic[State]):
             ValueError: `n` is negative.
             PoolFullError: fewer than n slots are free. No slot is allocated then.
         """
-        return self._in_turn(self._slots.allocate, check_size("n", n, 0))
+        return self._calls.run(self._slots.allocate, check_size("n", n, 0))
+
+    def fork(self, parents: Any) -> NumpyArray:
+        """Make a free slot live for each parent, with a copy of its state, and return them: an int64 array (n,).
+
+        A parent may come several times, as in a beam search. Parents stay live. The slots are those that `allocate(n)`
+        would return. On a GPU the states are copied there, and the host doesn't wait.
+
+        Args:
+            parents: (n,) live slots, in any order.
+
+        Raises:
+            TypeError: the parents are not integers.
+            ValueError: a parent is out of range or inactive.
+            PoolFullError: there are fewer free slots than parents. No slot is allocated then.
+        """
+        return self._calls.run(self._slots.fork, parents)
 
     def release(self, slots: Any) -> None:
         """End the sequences of these slots, and free the slots.
@@ -184,11 +184,7 @@ class StatePool(Generic[State]):
             TypeError: the slots are not integers.
             ValueError: a slot is out of range, inactive or duplicate.
         """
-        with self._lock:
-            if self._is_in_a_call:
-                self._slots.release_later(slots)
-            else:
-                self._in_turn(self._slots.release, slots)
+        self._calls.release(slots)
 
     def reset(self, slots: Any) -> None:
         """Set the states of these slots to zeros: each begins a new sequence.
@@ -197,7 +193,7 @@ class StatePool(Generic[State]):
             TypeError: the slots are not integers.
             ValueError: a slot is out of range, inactive or duplicate.
         """
-        self._in_turn(self._slots.reset, slots)
+        self._calls.run(self._slots.reset, slots)
 
     def read(self, slots: Any, like: Any = None) -> State:
         """Return copies of the states of B slots, in new arrays on the device.
@@ -213,7 +209,7 @@ class StatePool(Generic[State]):
             TypeError: the slots are not integers, or `like` is not an array.
             ValueError: a slot is out of range, inactive or duplicate; `like` is on another device.
         """
-        return self._in_turn(self._read, slots, like)
+        return self._calls.run(self._read, slots, like)
 
     def _read(self, slots: Any, like: Any) -> State:
         with Exchange(self._backend, like, self._maker) as exchange:
@@ -235,12 +231,12 @@ class StatePool(Generic[State]):
             TypeError: the slots are not integers; the state has the wrong kind, dtype or library.
             ValueError: a slot is out of range, inactive or duplicate; the state has the wrong shape or device.
         """
-        self._in_turn(self._write, slots, state)
+        self._calls.run(self._write, slots, state)
 
     def _write(self, slots: Any, state: Any) -> None:
         with Exchange(self._backend, first_array(state), self._maker) as exchange:
             checked = self._slots.checked(slots)
-            self._engine.write(checked, self._owner_states.taken(exchange, "state", state, len(checked)))
+            self._slots.write(checked, self._owner_states.taken(exchange, "state", state, len(checked)))
 
     def step(
         self, x: Array, slots: Any, *, is_first: Any = None, out: Array | None = None, strict: bool = False
@@ -269,13 +265,30 @@ class StatePool(Generic[State]):
         """
         if strict is not False:  # fast path: skip the call for the default
             check_bool("strict", strict)
-        return self._in_turn(self._step, x, slots, is_first, out, strict)
+        return self._calls.run(self._step, x, slots, is_first, out, strict)
 
     def _step(self, x: Array, slots: Any, is_first: Any, out: Array | None, strict: bool) -> Array:
         result = self._run_step(self._cell._engines, x, slots, is_first, out)
         if strict:
             self._slots.check_steps()
         return result
+
+    def resize(self, capacity: int) -> None:
+        """Change the number of slots. Live slots keep their numbers and states.
+
+        If memory runs out, or anything else fails, the pool is unchanged. The states move to new memory, so the pool
+        holds both for a moment. Steps stay prepared for as many rows as before. Added slots are free, and come after
+        other free slots. On a GPU, steps use the kernels of a new pool of this capacity.
+
+        Raises:
+            TypeError: `capacity` is not an int.
+            ValueError: `capacity` is below 1 or at least 2^31, or a live slot isn't below it. The error names one.
+            RuntimeError: the current stream is being captured into a CUDA graph.
+        """
+        self._calls.run(self._resize, _checked_capacity(capacity))
+
+    def _resize(self, capacity: int) -> None:
+        self._slots.resize(capacity, self._cell._engines)
 
     def prepare(self, max_batch: int) -> None:
         """Allocate everything that steps of up to `max_batch` rows need. On NumPy this is for the calling thread only.
@@ -284,11 +297,11 @@ class StatePool(Generic[State]):
             TypeError: `max_batch` is not an int.
             ValueError: `max_batch` is negative.
         """
-        self._in_turn(self._prepare, check_size("max_batch", max_batch, 0))
+        self._calls.run(self._prepare, check_size("max_batch", max_batch, 0))
 
     def _prepare(self, largest: int) -> None:
         with in_order(self._backend):
-            self._slots.table.prepare(largest)
+            self._slots.table.checks.prepare(largest)
             self._engine.prepare(self._cell._engines, largest)
             self._slots.tell_what_is_live()
 
@@ -301,23 +314,32 @@ class StatePool(Generic[State]):
             ValueError: slots were out of range, inactive or duplicate in a step. Rows with out-of-range or inactive
                 slots were skipped. Of the rows that shared a slot, one was stepped, and it may be any of them.
         """
-        self._in_turn(self._slots.check_steps)
+        self._calls.run(self._slots.check_steps)
 
-    def save(self, path: AnyPath) -> None:
-        """Write all live slots and their states to one file. A file of that name is replaced whole or not at all.
+    def save(self, path: AnyPath, *, slots: Any = None) -> None:
+        """Write slots and their states to one file. A file of that name is replaced whole or not at all.
 
-        The states are those of one moment. Other threads may use the pool while the file is written.
+        The states are those of one moment, which is early in the call. Other threads may use the pool meanwhile. Their
+        calls wait for at most 1 MiB of states to be copied. A call that changes states which the file still needs first
+        copies those, too. On a GPU it waits for that.
 
         An interrupt leaves the old file or the new one. The next save removes the temporary file of a killed save.
 
+        Args:
+            path: the path of the file.
+            slots: live slots, each once, in any order. None saves all live slots.
+
         Raises:
             OSError: the file can't be written, or is read-only. The error names `path`, and an older file is unchanged.
-            TypeError: `path` is not a path. File descriptors and open files are not accepted.
+            TypeError: `path` is not a path, or the slots are not integers. File descriptors and open files are not
+                accepted.
+            ValueError: a slot is out of range, inactive or duplicate.
         """
         from fusedlstm import pool_files
 
-        slots, states = self._in_turn(self._slots.contents)
-        pool_files.save(path, self._cell._layers_of_weights, slots, states)
+        name = check_path("path", path)
+        saved, states = self._calls.snapshot(slots)
+        pool_files.save(name, self._cell._layers_of_weights, saved, states)
 
     def load(self, path: AnyPath) -> None:
         """Replace the pool's content with that of a file. A pool on any backend may have saved it.
@@ -340,10 +362,22 @@ class StatePool(Generic[State]):
         if made_by is not None and made_by != pool_files.fingerprint(weights):
             said = f"{os.fsdecode(path)} holds states of other weights than this pool's. Was its model trained since?"
             warnings.warn(said, OtherWeightsWarning, stacklevel=2)
-        self._in_turn(self._slots.replace, slots, states)
+        self._calls.run(self._slots.replace, slots, states)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a StatePool can't be copied or pickled: use save(path), and load(path) of another pool")
 
     def __repr__(self) -> str:
         return f"StatePool({self._cell!r}, capacity={self.capacity}, live={self.live})"
+
+
+def _checked_capacity(capacity: Any) -> int:
+    """Return the number of a pool's slots, or raise."""
+    checked = check_size("capacity", capacity, 1)
+    if checked > _MOST_SLOTS:
+        fail(ValueError, "capacity", f"at most {_MOST_SLOTS}", str(checked))
+    return checked
+
+
+def _new_engine(cell: LSTMCell | LSTM, capacity: int) -> PoolEngine:
+    return cell._backend.pool_engine(cell._layers_of_weights, cell._engines, capacity)

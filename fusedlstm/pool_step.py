@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusedlstm.arrays.dtypes import Array, Empty
-    from fusedlstm.backends.base import Backend, CellEngine, PoolEngine
+    from fusedlstm.backends.base import Backend, CellEngine
     from fusedlstm.pool_slots import PoolSlots
     from fusedlstm.validation.step import StepChecks
 
@@ -25,18 +25,14 @@ class PoolStep:
         backend: the backend of the states' arrays.
         checks: the checks of the first layer's arguments.
         output_size: the width of the outputs.
-        engine: the engine that steps the states.
-        slots: the pool's slots, which check those of a step.
+        slots: the pool's slots, which check those of a step, and have the engine that steps the states.
         maker: the name of the function that makes arrays, for messages.
     """
 
-    def __init__(
-        self, backend: Backend, checks: StepChecks, output_size: int, engine: PoolEngine, slots: PoolSlots, maker: str
-    ) -> None:
+    def __init__(self, backend: Backend, checks: StepChecks, output_size: int, slots: PoolSlots, maker: str) -> None:
         self._backend = backend
         self._checks = checks
         self._width = {"P": output_size}
-        self._engine = engine
         self._slots = slots
         self._maker = maker
         self._known = Signatures()  # signatures of (x, out) that passed the checks
@@ -82,7 +78,9 @@ class PoolStep:
             out = empty((B, self._width["P"]), self._checks.dtype)
         else:
             self._check_out(out, x, is_first)
-        self._engine.step(engines, x, checked, is_first, out)
+        if self._slots.snapshots:
+            self._slots.keep(checked)
+        self._slots.engine.step(engines, x, checked, is_first, out)
         return out
 
     def _check_arrays(self, x: Array, out: Array | None, signature: Any) -> None:

@@ -229,6 +229,9 @@ class PoolEngine(Protocol):
     def write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
         """Write one state for each layer, with any strides, to the rows of these slots."""
 
+    def copy(self, parents: NumpyArray, slots: NumpyArray) -> None:
+        """Copy row parents[k] to row slots[k]. The slots are free. Parents may come several times."""
+
     def step(self, engines: Sequence[Any], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
         """Step row slots[k] with x[k], and write the top layer's output to out[k].
 
@@ -242,6 +245,18 @@ class PoolEngine(Protocol):
 
     def prepare(self, engines: Sequence[Any], largest: int) -> None:
         """Allocate everything that steps of up to `largest` rows need."""
+
+    def take_over(self, engines: Sequence[Any], before: PoolEngine) -> None:
+        """Take the place of an engine with another capacity, whose rows have been written to this one.
+
+        Prepare for as many rows of a step as that one was prepared for, and keep its `problems`.
+        """
+
+    def retire(self) -> None:
+        """Free the memory once queued work is done. This engine isn't used again.
+
+        A finalizer does this, too, but an interrupt in a finalizer would be ignored.
+        """
 
     def audit(self, live: NumpyArray) -> None:
         """Set which slots are live, (capacity,) booleans. Call it before the first step with slots on the device."""
@@ -391,6 +406,9 @@ class Backend(Protocol):
 
     def pool_engine(self, weights: StackedWeights, engines: Sequence[Any], capacity: int) -> PoolEngine:
         """Return an engine for a pool of `capacity` slots and layers of one direction. Its states are zeros."""
+
+    def pool_nbytes(self, weights: StackedWeights, engines: Sequence[Any], capacity: int) -> int:
+        """Return `PoolEngine.nbytes` of what `pool_engine` would return. This allocates nothing."""
 
     def pointwise(self, *arrays: Array | None, **options: Any) -> None:
         """Run `lstm_pointwise`."""

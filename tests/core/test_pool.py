@@ -598,8 +598,11 @@ def test_a_step_that_fails_changes_nothing(failing, monkeypatch):
     assert contents(pool) == before
 
 
+CHANGES = ["allocate", "fork", "release", "reset", "write", "step", "load", "grow", "shrink"]
+
+
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Python closes the file if `open` is interrupted
-@pytest.mark.parametrize("name", ["allocate", "release", "reset", "write", "step", "load"])
+@pytest.mark.parametrize("name", CHANGES)
 def test_interrupted_at_any_moment(name, tmp_path):
     """A call interrupted at any moment has done all its work or none, and the pool stays usable."""
     owner = layered("numpy")
@@ -609,6 +612,9 @@ def test_interrupted_at_any_moment(name, tmp_path):
     x = inputs(owner, 3)
     calls = {
         "allocate": lambda pool: pool.allocate(2),
+        "fork": lambda pool: pool.fork([3, 1, 3]),
+        "grow": lambda pool: pool.resize(11),
+        "shrink": lambda pool: pool.resize(6),
         "release": lambda pool: pool.release([3, 1]),
         "reset": lambda pool: pool.reset([3, 1]),
         "write": lambda pool: pool.write([3, 1], state_of(owner, layers)),
@@ -616,9 +622,9 @@ def test_interrupted_at_any_moment(name, tmp_path):
         "load": lambda pool: pool.load(tmp_path / "pool"),
     }
     whole, _ = filled(owner, 8, 5)
-    before = contents(whole)
+    before = whole.capacity, contents(whole)
     calls[name](whole)
-    after, found = contents(whole), set()
+    after, found = (whole.capacity, contents(whole)), set()
     assert after != before
     for moment in itertools.count(1):
         pool, _ = filled(owner, 8, 5)
@@ -627,12 +633,12 @@ def test_interrupted_at_any_moment(name, tmp_path):
         )  # creates the scratch that the interrupted call lost, so each call has the same length
         if moments.interrupted(lambda pool=pool: calls[name](pool), moment) is None:
             break
-        now = contents(pool)
-        assert now in (before, after), moment
-        assert pool.live == len(now[0])
-        found.add(now == after)
-        free = pool.allocate(8 - pool.live)
-        assert not set(free.tolist()) & set(now[0])
+        slots, _ = now = contents(pool)
+        assert (pool.capacity, now) in (before, after), moment
+        assert pool.live == len(slots)
+        found.add((pool.capacity, now) == after)
+        free = pool.allocate(pool.capacity - pool.live)
+        assert not set(free.tolist()) & set(slots)
         assert len(set(free.tolist())) == len(free)
         assert not any(layer.h.any() or layer.c.any() for layer in layers_of(owner, pool.read(free)))
         with pytest.raises(PoolFullError):
@@ -688,6 +694,8 @@ def test_calls_wait_for_each_other(tmp_path):
     pool.save(path)
     calls = {
         "allocate": lambda: pool.allocate(1),
+        "fork": lambda: pool.fork([2]),
+        "resize": lambda: pool.resize(20),
         "release": lambda: pool.release([6]),
         "reset": lambda: pool.reset([1]),
         "read": lambda: pool.read([1]),
@@ -703,7 +711,7 @@ def test_calls_wait_for_each_other(tmp_path):
     for name, call in calls.items():
         done = threading.Event()
         thread = threading.Thread(target=lambda call=call, done=done: (call(), done.set()))
-        with pool._lock:
+        with pool._calls.lock:
             thread.start()
             assert not done.wait(0.05), name
         assert done.wait(10), name

@@ -10,6 +10,7 @@ from support.pools import layers_of, make_pool, random_layers, state_of
 B, I, N, P = 3, 4, 5, 2
 CAPACITY, LIVE = 8, 6
 WANTED = "slots: wanted live slots, each once; got "
+WANTED_PARENTS = "parents: wanted live slots; got "
 OF_A_STEP = "slots: wanted live slots, each once, or -1 for a padding row; got "
 
 
@@ -130,6 +131,25 @@ def test_slots(case, name, backend):
     if case == "an array elsewhere" and backend != "numpy":
         pytest.skip("only NumPy names the device of slots")
     refused(good, lambda: CALLS[name](good, slots), error, message)
+
+
+@pytest.mark.parametrize("case", [case for case in SLOTS if "twice" not in case])
+def test_parents(case, backend):
+    """A fork's errors are those of other calls, but parents may repeat."""
+    good = Good(backend)
+    slots, error, message = SLOTS[case]
+    message = message.replace("slots", "parents", 1) if message.startswith("slots") else f"{WANTED_PARENTS}{message}"
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        message = message.replace("numpy.bool", "numpy.bool_")
+    if case == "an array elsewhere" and backend != "numpy":
+        pytest.skip("only NumPy names the device of slots")
+    refused(good, lambda: good.pool.fork(slots), error, message)
+
+
+def test_padding_is_no_parent(backend):
+    good = Good(backend)
+    message = f"{WANTED_PARENTS}-1 (row 1). Only a step takes -1, for a padding row"
+    refused(good, lambda: good.pool.fork([0, -1, 2]), ValueError, message)
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "step"])
@@ -439,6 +459,19 @@ OTHERS = {
     "allocate a float": (lambda g: g.pool.allocate(1.0), TypeError, "n: wanted an int; got float"),
     "allocate a bool": (lambda g: g.pool.allocate(True), TypeError, "n: wanted an int; got bool"),
     "allocate -1": (lambda g: g.pool.allocate(-1), ValueError, "n: wanted at least 0; got -1"),
+    "resize to a float": (lambda g: g.pool.resize(9.0), TypeError, "capacity: wanted an int; got float"),
+    "resize to 0": (lambda g: g.pool.resize(0), ValueError, "capacity: wanted at least 1; got 0"),
+    "resize to too many": (
+        lambda g: g.pool.resize(2**31),
+        ValueError,
+        "capacity: wanted at most 2147483647; got 2147483648",
+    ),
+    "resize to less than a live slot": (
+        lambda g: g.pool.resize(LIVE - 1),
+        ValueError,
+        "capacity: wanted more than 5, which is a live slot; got 5. Release it first. "
+        "To keep its state, use read, and write it to another slot",
+    ),
     "prepare for a float": (lambda g: g.pool.prepare(2.0), TypeError, "max_batch: wanted an int; got float"),
     "prepare for -1": (lambda g: g.pool.prepare(-1), ValueError, "max_batch: wanted at least 0; got -1"),
     "read like a list": (
@@ -482,6 +515,7 @@ def test_arguments_of_a_pool(backend):
         ((cell, 0), ValueError, "capacity: wanted at least 1; got 0"),
         ((cell, 2**31), ValueError, "capacity: wanted at most 2147483647; got 2147483648"),
     ):
-        with pytest.raises(error) as caught:
-            StatePool(*arguments)
-        assert str(caught.value) == message
+        for make in (StatePool, StatePool.memory_for):
+            with pytest.raises(error) as caught:
+                make(*arguments)
+            assert str(caught.value) == message

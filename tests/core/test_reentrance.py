@@ -501,6 +501,8 @@ class PoolUser:
             "write": lambda pool: pool.write([2, 0], self.state),
             "reset": lambda pool: pool.reset([2, 3]),
             "allocate": lambda pool: pool.allocate(2),
+            "fork": lambda pool: pool.fork([5, 5]),
+            "resize": lambda pool: pool.resize(CAPACITY + 4),
             "release": lambda pool: pool.release([7, 6]),
             "prepare": lambda pool: pool.prepare(20),
             "check": lambda pool: pool.check(),
@@ -515,7 +517,7 @@ class PoolUser:
 
     def contents(self, pool):
         slots = pool.slots
-        return slots.tolist(), bits(layers_of(self.cell, pool.read(slots)))
+        return pool.capacity, slots.tolist(), bits(layers_of(self.cell, pool.read(slots)))
 
     def after(self, *names):
         """Return what a fresh pool holds after calls one after the other."""
@@ -544,6 +546,7 @@ def within(user, outer, inner, *, every=1):
 
 
 OPERATIONS = ["step", "read", "write", "reset", "allocate", "release", "prepare", "check", "save", "load"]
+OPERATIONS += ["fork", "resize"]
 
 
 @pytest.mark.parametrize("outer", OPERATIONS)
@@ -565,7 +568,7 @@ def test_a_pools_call_within_another(outer, tmp_path):
 
 
 @needs_cuda
-@pytest.mark.parametrize("outer", ["step", "write", "allocate", "release", "load"])
+@pytest.mark.parametrize("outer", ["step", "write", "allocate", "release", "load", "fork", "resize"])
 def test_a_pools_call_within_another_on_a_gpu(outer, way, tmp_path):
     if way == "numpy":
         pytest.skip("every line is tried on NumPy")
@@ -896,7 +899,7 @@ def test_a_steppers_other_calls_are_interrupted(name, way):
 
 @needs_cuda
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Python closes the file if `open` is interrupted
-@pytest.mark.parametrize("name", ["step", "write", "allocate", "release", "reset", "load"])
+@pytest.mark.parametrize("name", ["step", "write", "allocate", "release", "reset", "load", "fork", "resize"])
 def test_a_gpus_pool_is_interrupted(name, way, tmp_path):
     """A call does all its work or none, as no Python runs between the launches of a step."""
     if way == "numpy":
@@ -909,8 +912,8 @@ def test_a_gpus_pool_is_interrupted(name, way, tmp_path):
         if moments.interrupted(lambda pool=pool: user.calls[name](pool), moment) is None:
             break
         assert user.contents(pool) in wanted, moment
-        free = pool.allocate(CAPACITY - pool.live)
-        assert len(set(free.tolist()) | set(pool.slots.tolist())) == CAPACITY
+        free = pool.allocate(pool.capacity - pool.live)
+        assert len(set(free.tolist()) | set(pool.slots.tolist())) == pool.capacity
         pool.step(user.x, [0, 1, 2])
 
 

@@ -334,6 +334,9 @@ def test_streams_take_turns():
         lambda: pool.write([1], pool.read([1])),
         lambda: pool.prepare(3),
         lambda: pool.allocate(0),
+        lambda: pool.fork([]),
+        lambda: pool.resize(pool.capacity + 1),
+        lambda: pool.fork([1]),
     ]
     for call in calls:
         observe.clear()
@@ -519,3 +522,93 @@ def test_a_prepared_pool_loads_nothing(monkeypatch):
         pool.step(inputs(owner, B), slots[:B], is_first=[True] * B)
         pool.step(inputs(owner, B), on_device(slots[:B]))
     assert not cupys_kernels()
+
+
+# Forks and other capacities.
+
+
+def test_a_fork_stays_on_the_device():
+    """The host waits for nothing, and fetches nothing. Other streams' work comes before it."""
+    owner, pool = make()
+    pool.resize(60)
+    pool.fork([1, 1])  # so that CuPy has its kernels
+    observe.clear()
+    with cupy.cuda.Stream() as stream:
+        children = pool.fork([3, 39, 3])
+    kinds = {entry.what for entry in observe.log()}
+    assert "synchronize" not in {entry[0] for entry in observe.log()}
+    assert {entry[1] for entry in observe.log() if entry[0] == "launch"} == {stream.ptr}
+    assert kinds
+    np.testing.assert_array_equal(host(pool.read(children).c), host(pool.read([3, 39]).c)[[0, 1, 0]])
+
+
+@needs_own_memory
+@pytest.mark.parametrize("kernel", ["matmul", "simt"])
+def test_memory_runs_out_while_resizing(kernel):
+    """The pool is unchanged and steps on."""
+    owner, pool = make(kernel=kernel)
+    x, wanted = inputs(owner, 40), pool.read(range(40))
+    settle()
+    before = memory.alive()
+    for room in (1000, pool.memory.states + 20_000):
+        with memory.limited(room), pytest.raises(MemoryError):
+            pool.resize(100_000)
+        settle()
+        assert memory.alive() == before
+    assert pool.capacity == 40
+    np.testing.assert_array_equal(host(pool.read(range(40)).c), host(wanted.c))
+    pool.step(x, range(40))
+
+
+@needs_own_memory
+@pytest.mark.parametrize("kernel", ["matmul", "simt"])
+def test_resizing_frees_the_old_memory(kernel):
+    owner, pool = make(1000, kernel=kernel)
+    pool.prepare(100)
+    pool.resize(1001)  # drops the buffers of more rows
+    settle()
+    before = memory.alive()
+    for capacity in (2000, 1000, 4000, 1001):
+        pool.resize(capacity)
+    settle()
+    assert memory.alive() == before
+
+
+@pytest.mark.parametrize("kernel", ["matmul", "simt"])
+def test_a_resized_pool_allocates_nothing(kernel):
+    """If it was prepared before, it still is."""
+    owner, pool = make(kernel=kernel)
+    pool.prepare(40)
+    pool.resize(70)
+    x, out = inputs(owner, 40), owner.asarray(np.zeros((40, N)))
+    made = memory.made()
+    for _ in range(9):
+        pool.step(x, range(40), out=out)
+    assert memory.made() == made
+
+
+def test_a_resized_pool_reports_earlier_problems():
+    owner, pool = make(10)
+    pool.step(inputs(owner, 2), on_device([3, 12]))
+    pool.resize(20)
+    pool.step(inputs(owner, 2), on_device([3, 12]))
+    with pytest.raises(ValueError, match=r"got 1 out of range \(one is 12\), 1 not live \(one is 12\)"):
+        pool.check()
+    pool.check()
+    pool.allocate(10)
+    pool.step(inputs(owner, 2), on_device([3, 12]), strict=True)
+
+
+def test_a_pools_memory_is_not_made_in_a_capture():
+    owner, pool = make()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        try:
+            for call in (lambda: pool.resize(50), lambda: StatePool(owner, 5)):
+                with pytest.raises(RuntimeError, match="^making or resizing a StatePool can't be captured: "):
+                    call()
+        finally:
+            stream.end_capture()
+    assert pool.capacity == 40
+    pool.resize(50)

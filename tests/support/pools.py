@@ -94,6 +94,17 @@ class Model:
             del self.states[slot]
         self.free.extend(reversed(slots))
 
+    def fork(self, parents):
+        states = [self.states[parent] for parent in parents]
+        children = self.allocate(len(parents))
+        self.states.update(zip(children, states, strict=True))
+        return children
+
+    def resize(self, capacity):
+        added = range(self.capacity, capacity)
+        self.free = [*reversed(added), *(slot for slot in self.free if slot < capacity)]
+        self.capacity = capacity
+
     def write(self, slots, layers):
         self.states.update({slot: row_of(layers, k) for k, slot in enumerate(slots)})
 
@@ -143,6 +154,8 @@ class Player:
 
     chances = {  # noqa: RUF012
         "allocate": 10,
+        "fork": 6,
+        "resize": 3,
         "step": 40,
         "reset": 6,
         "release": 10,
@@ -203,6 +216,25 @@ class Player:
         assert slots.dtype == np.int64
         assert slots.tolist() == self.model.allocate(n)
 
+    def fork(self):
+        live, free = sorted(self.model.states), len(self.model.free)
+        n = int(self.rng.integers(0, min(6, free) + 1)) if live else 0
+        parents = self.rng.choice(live, n).tolist() if n else []
+        slots = self.pool.fork(self.given(parents))
+        assert slots.dtype == np.int64
+        assert slots.tolist() == self.model.fork(parents)
+
+    def resize(self):
+        least = max(self.model.states, default=0) + 1
+        capacity = int(self.rng.choice([least, self.CAPACITY, self.rng.integers(least, 60)]))
+        if capacity < least:
+            with pytest.raises(ValueError, match=f"capacity: wanted more than {least - 1}, which is a live slot"):
+                self.pool.resize(capacity)
+            return
+        self.pool.resize(capacity)
+        self.model.resize(capacity)
+        assert self.pool.capacity == capacity
+
     def release(self):
         slots = self.some(most=6)
         self.pool.release(self.given(slots))
@@ -246,7 +278,10 @@ class Player:
         live, free = sorted(self.model.states), self.model.free
         with pytest.raises(PoolFullError):
             self.pool.allocate(len(free) + 1)
-        bad = [self.CAPACITY]
+        if live:
+            with pytest.raises(PoolFullError):
+                self.pool.fork([live[0]] * (len(free) + 1))
+        bad = [self.pool.capacity]
         if free:
             bad = self.rng.permutation([*self.some(), int(self.rng.choice(free))]).tolist()
         elif live:
@@ -271,7 +306,7 @@ class Player:
         self.saved = self.model.snapshot()
 
     def load(self):
-        if self.saved is not None:
+        if self.saved is not None and max(self.saved, default=0) < self.pool.capacity:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", OtherWeightsWarning)  # the weights may have been set since
                 self.pool.load(self.path)

@@ -13,7 +13,7 @@ from fusedlstm.arrays.libraries import library_of, view_of
 from fusedlstm.backends import kernel_choice, sequence_choice
 from fusedlstm.backends.cuda.cell import CudaCell
 from fusedlstm.backends.cuda.kernels import launch_add, launch_pointwise
-from fusedlstm.backends.cuda.layer_step import batch_step, slot_step
+from fusedlstm.backends.cuda.layer_step import batch_step, slot_nbytes, slot_step
 from fusedlstm.backends.cuda.pool import CudaPool
 from fusedlstm.backends.cuda.runtime import fork, tuned
 from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
@@ -258,10 +258,18 @@ class CudaBackend:
     def pool_engine(self, weights: StackedWeights, engines: Sequence[CudaCell], capacity: int) -> CudaPool:
         """Return an engine for a pool."""
         fork.check_process()
-        kernels = self._kernels(weights, engines, min(capacity, kernel_choice.ROWS_OF_A_POOL))
+        kernels = self._pool_kernels(weights, engines, capacity)
         with self._device:
+            check_not_captured("making or resizing a StatePool", "its memory is allocated and filled with zeros once")
             turns = Turns(self._index)
             return CudaPool(engines, slot_step(engines, weights.residual, capacity, kernels, turns), turns)
+
+    def pool_nbytes(self, weights: StackedWeights, engines: Sequence[CudaCell], capacity: int) -> int:
+        """Return the bytes of the states of all slots of a pool."""
+        return slot_nbytes(engines, capacity, self._pool_kernels(weights, engines, capacity))
+
+    def _pool_kernels(self, weights: StackedWeights, engines: Sequence[CudaCell], capacity: int) -> tuple[str, ...]:
+        return self._kernels(weights, engines, min(capacity, kernel_choice.ROWS_OF_A_POOL))
 
     def pointwise(self, *arrays: Any, **options: Any) -> None:
         """Run `lstm_pointwise`."""

@@ -44,6 +44,7 @@ _COPY = {"copy.to.at": 6, "copy.to.stride": 7}  # if the launch writes h
 _INPUT = {"copy.input.at": 0, "copy.input.stride": 1}  # if it also adds x
 _SLOTS, _CHECKED, _TICK, _ROWS = range(4)  # those of check.cu
 _MOST_INSTANCES = 1024  # numbers and grids to keep, by kernel and rows
+_WORD_BYTES = 8  # the word of each slot has 64 bits
 # The fewest rows to make room for.
 _FEWEST = 16
 
@@ -84,6 +85,15 @@ class FusedSlots:
         self._turns, self._uploads = turns, Uploads()
         self.held: list[Any] = [self._words, self._uploads]  # and the room, once there is one
         self._room: _Room | None = None
+
+    @staticmethod
+    def nbytes_of(engines: Sequence[CudaCell], capacity: int) -> int:
+        """Return the bytes of the states of so many slots."""
+        layers = [engine.weights for engine in engines]
+        dtype, c_dtype = layers[0].dtype, layers[0].gates_dtype
+        _, H = _side_by_side([weights.P for weights in layers], dtype)
+        _, C = _side_by_side([weights.N for weights in layers], c_dtype)
+        return capacity * (2 * H * dtype.itemsize + C * c_dtype.itemsize + _WORD_BYTES)
 
     @property
     def nbytes(self) -> int:

@@ -136,3 +136,8 @@ def slot_step(
     if "matmul" in kernels:
         return MatmulSlots(engines, residual, capacity)
     return FusedSlots(engines, residual, capacity, turns)
+
+
+def slot_nbytes(engines: Sequence[CudaCell], capacity: int, kernels: Sequence[str]) -> int:
+    """Return `nbytes` of what `slot_step` would return."""
+    return (MatmulSlots if "matmul" in kernels else FusedSlots).nbytes_of(engines, capacity)

@@ -53,6 +53,13 @@ class MatmulSlots:
         self._uploads = Uploads()
         self.held = (self._buckets, self._uploads)
 
+    @staticmethod
+    def nbytes_of(engines: Sequence[CudaCell], capacity: int) -> int:
+        """Return the bytes of the states of so many slots."""
+        layers = [engine.weights for engine in engines]
+        columns, dtype, c_dtype = Columns(layers), layers[0].dtype, layers[0].gates_dtype
+        return capacity * (columns.H * dtype.itemsize + columns.C * c_dtype.itemsize)
+
     @property
     def nbytes(self) -> int:
         """See `PoolEngine.nbytes`."""

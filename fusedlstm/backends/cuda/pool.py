@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cupy
 import numpy as np
@@ -41,13 +41,16 @@ class CudaPool(PoolEngine):
         self._all_h, self._c = step.all_h, step.c
         self._columns = tuple(zip(step.hs, step.cs, strict=True))  # for each layer, the columns of h and those of c
         self._audit: Audit | None = None
+        self._problems: Array | None = None  # those of all audits
+        self._prepared = 0
         stream = turns.begin()
         for engine in engines:
             engine.weights.wait_until_uploaded(stream)
             engine.turns.add(turns)
         self._audits: list[Audit] = []  # the first one: later ones share its memory
         held = tuple(engines), step.all_h, step.c, step.held, self._audits
-        weakref.finalize(self, turns.keep_until_done, held).atexit = False
+        self._end = weakref.finalize(self, turns.keep_until_done, held)
+        self._end.atexit = False
 
     @property
     def nbytes(self) -> int:
@@ -78,6 +81,19 @@ class CudaPool(PoolEngine):
         with self._turns.turn():
             cupy.zeros((1,), np.int32).astype(np.int64)  # so that CuPy compiles its kernel for this
             self._step.prepare(engines, largest)
+            self._prepared = max(self._prepared, largest)
+
+    def take_over(self, engines: Sequence[CudaCell], before: Any) -> None:
+        if before._prepared:
+            self.prepare(engines, before._prepared)
+        self._problems = before._problems
+
+    def retire(self) -> None:
+        found = self._end.peek()
+        if found is not None:
+            _, keep, held, _ = found
+            keep(*held)
+            self._end.detach()
 
     def clear(self, slots: NumpyArray) -> None:
         with self._turns.turn():
@@ -98,6 +114,14 @@ class CudaPool(PoolEngine):
                     copy_rows(each.h[part], hs[:, h])
                     copy_rows(each.c[part], cs[:, c])
             return read
+
+    def copy(self, parents: NumpyArray, slots: NumpyArray) -> None:
+        with self._turns.turn():
+            all_h, rows = bits(self._all_h), self._step.state_rows
+            for part in self._parts(len(slots)):
+                of, to = cupy.asarray(parents[part]), cupy.asarray(slots[part])
+                all_h[rows(to)] = all_h[rows(of)]
+                self._c[to] = self._c[of]
 
     def write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
         """Write a state for each layer to rows.
@@ -136,8 +160,10 @@ class CudaPool(PoolEngine):
             if audit is not None:  # keep its records
                 audit.live[...] = cupy.asarray(live)
                 return
-            claims, problems = cupy.zeros((len(live),), np.uint64), cupy.zeros((len(PROBLEMS), 2), np.uint64)
-            self._audit = Audit(cupy.asarray(live), claims, 0, problems)
+            if self._problems is None:
+                self._problems = cupy.zeros((len(PROBLEMS), 2), np.uint64)
+            claims = cupy.zeros((len(live),), np.uint64)
+            self._audit = Audit(cupy.asarray(live), claims, 0, self._problems)
             self._audits[:] = [self._audit]
 
     def mark(self, slots: NumpyArray, *, live: bool) -> None:
@@ -147,11 +173,11 @@ class CudaPool(PoolEngine):
 
     def problems(self) -> list[tuple[int, int]]:
         with self._turns.turn() as stream:
-            if self._audit is None:
+            if self._problems is None:
                 stream.synchronize()
                 return [(0, 0)] * len(PROBLEMS)
-            found = self._audit.problems.get()
-            self._audit.problems.fill(0)
+            found = self._problems.get()
+            self._problems.fill(0)
         return [(int(count), int(slot)) for count, slot in found.view(np.int64)]
 
     def _next_audit(self) -> Audit:

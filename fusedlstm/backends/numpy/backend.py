@@ -13,7 +13,7 @@ from fusedlstm.backends.numpy.cell import NumpyCell
 from fusedlstm.backends.numpy.context import quietly
 from fusedlstm.backends.numpy.fast_pointwise import pointwise
 from fusedlstm.backends.numpy.memory import empty
-from fusedlstm.backends.numpy.pool import NumpyPool
+from fusedlstm.backends.numpy.pool import NumpyPool, nbytes_of
 from fusedlstm.backends.numpy.sequence import NumpySequence
 from fusedlstm.backends.numpy.sequencer import NumpySequencer
 from fusedlstm.backends.numpy.stepper import NumpyStepper
@@ -133,6 +133,11 @@ class NumpyBackend:
         """Return an engine for a pool. `engines` is ignored, as every step passes its own."""
         del engines
         return NumpyPool(weights, capacity)
+
+    def pool_nbytes(self, weights: StackedWeights, engines: Sequence[Any], capacity: int) -> int:
+        """Return the bytes of the states of all slots of a pool."""
+        del engines
+        return nbytes_of(weights, capacity)
 
     def pointwise(self, *arrays: Any, **options: Any) -> None:
         """Run `lstm_pointwise`."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fusedlstm.stacked import StackedWeights
 
     Pair: TypeAlias = tuple[NumpyArray, NumpyArray]  # h and c
+    _Form: TypeAlias = tuple[tuple[int, int], np.dtype[Any]]  # the shape and dtype of an array
 
 # The most elements to pick at once where NumPy makes a temporary array.
 _PICKED = 1 << 13
@@ -34,10 +35,8 @@ class NumpyPool(PoolEngine):
 
     def __init__(self, weights: StackedWeights, capacity: int) -> None:
         self._weights = weights
-        dtype, c_dtype = weights.dtype, dtypes.state_dtype(weights.dtype)
         self._rows: list[Pair] = [
-            (np.zeros((capacity, layer.output_size), dtype), np.zeros((capacity, layer.hidden_size), c_dtype))
-            for layer in weights.layers
+            (np.zeros(*of_h), np.zeros(*of_c)) for of_h, of_c in _shapes_and_dtypes(weights, capacity)
         ]
         self._buffers = _Buffers(weights, 0)
 
@@ -63,6 +62,9 @@ class NumpyPool(PoolEngine):
 
     def write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
         self._write(slots, [(state.h, state.c) for state in states])
+
+    def copy(self, parents: NumpyArray, slots: NumpyArray) -> None:
+        self.write(slots, self.read(parents, np.empty))
 
     def step(
         self,
@@ -97,6 +99,14 @@ class NumpyPool(PoolEngine):
             c = buffers.c[k][:largest]
             engine.run(x, h, c, buffers.h[k][:largest], c)
             x = buffers.h[k][:largest]
+
+    def take_over(self, engines: Sequence[Any], before: Any) -> None:
+        """Take the buffers, which don't depend on the capacity."""
+        del engines
+        self._buffers = before._buffers
+
+    def retire(self) -> None:
+        """Do nothing."""
 
     # All slots are in host memory and checked before a step, so the audit has nothing to do.
 
@@ -164,6 +174,20 @@ class NumpyPool(PoolEngine):
         for (h_rows, c_rows), (h, c) in zip(self._rows, values, strict=True):
             h_rows[slots] = h
             c_rows[slots] = c
+
+
+def nbytes_of(weights: StackedWeights, capacity: int) -> int:
+    """Return the bytes of all rows of a pool."""
+    arrays = [array for layer in _shapes_and_dtypes(weights, capacity) for array in layer]
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in arrays)
+
+
+def _shapes_and_dtypes(weights: StackedWeights, capacity: int) -> list[tuple[_Form, _Form]]:
+    """Return the shape and the dtype of h and of c, for each layer."""
+    dtype, c_dtype = weights.dtype, dtypes.state_dtype(weights.dtype)
+    return [
+        (((capacity, layer.output_size), dtype), ((capacity, layer.hidden_size), c_dtype)) for layer in weights.layers
+    ]
 
 
 class _Buffers:

@@ -1,0 +1,96 @@
+"""PoolCalls: runs the calls of a pool one after the other, and lets them run between the parts of a save."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.pool_slots import PoolSlots
+    from fusedlstm.pool_snapshot import PoolSnapshot
+    from fusedlstm.state import LSTMState
+
+_Result = TypeVar("_Result")
+# A save pauses after each turn, for so many times the turn. Otherwise calls that wait could come too late again and
+# again, as a lock isn't fair.
+_PAUSES = 4.0
+
+
+class PoolCalls:
+    """Runs one call of a pool at a time, whichever threads they come from.
+
+    Args:
+        slots: the pool's slots.
+
+    Attributes:
+        lock: held during each call.
+    """
+
+    def __init__(self, slots: PoolSlots) -> None:
+        # Reentrant, as a call in the middle of another one in the same thread would otherwise wait for ever.
+        self.lock = threading.RLock()
+        self._slots = slots
+        self._is_in_a_call = False  # whether the thread with the lock is in a call
+
+    def run(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Do the work of a call when no other call is running.
+
+        An interrupt can come between two statements. It can't come while a `with` takes or releases a lock, or before
+        the first statement of `try` or `finally`. So this is safe to interrupt anywhere.
+
+        Raises:
+            RuntimeError: another call of this thread is running.
+        """
+        with self.lock:
+            if self._is_in_a_call:
+                raise RuntimeError(
+                    "this StatePool is in the middle of a call in this thread, and a signal handler, a finalizer or a "
+                    "callback called it again: call it afterwards"
+                )
+            try:
+                self._is_in_a_call = True
+                if self._slots.table.ending:
+                    self._slots.release_ending()
+                try:
+                    return work(*arguments)
+                finally:
+                    if self._slots.table.ending:
+                        self._slots.release_ending()
+            finally:
+                self._is_in_a_call = False
+
+    def release(self, slots: Any) -> None:
+        """Free slots now, or in the middle of another call of this thread, when that one ends."""
+        with self.lock:
+            if self._is_in_a_call:
+                self._slots.release_later(slots)
+            else:
+                self.run(self._slots.release, slots)
+
+    def snapshot(self, slots: Any) -> tuple[NumpyArray, Sequence[LSTMState]]:
+        """Return slots, sorted, and copies of their states at one moment, one for each layer.
+
+        None means all live slots. Other calls run in between.
+        """
+        snapshot = self.run(self._slots.begin_snapshot, slots)
+        try:
+            snapshot.touch()
+            while not snapshot.is_done:
+                time.sleep(_PAUSES * self.run(self._turn, snapshot))
+                snapshot.place()
+        finally:
+            self.run(self._slots.end_snapshot, snapshot)
+        if snapshot.error is not None:
+            raise snapshot.error
+        snapshot.place()
+        return snapshot.slots, snapshot.states
+
+    def _turn(self, snapshot: PoolSnapshot) -> float:
+        """Copy the next part of a snapshot, and return how many seconds that took."""
+        start = time.perf_counter()
+        self._slots.go_on(snapshot)
+        return time.perf_counter() - start
