@@ -23,6 +23,9 @@ CALLS = {
     "LSTM(batch_invariant)": lambda flag: LSTM(W, backend="numpy", batch_invariant=flag),
     "benchmark(peers)": lambda flag: fusedlstm.benchmark(LSTMCell(W, backend="numpy"), 1, seconds=0.001, peers=flag),
     "LSTM.__call__(reverse)": lambda flag: LAYERS(XS, reverse=flag),
+    "LSTM.vjp(reverse)": lambda flag: LAYERS.vjp(XS, reverse=flag),
+    "LSTMPullback.__call__(retain)": lambda flag: LAYERS.vjp(XS)[2](None, None, retain=flag),
+    "CellPullback.__call__(retain)": lambda flag: CELL.vjp(X, STATE)[1](STATE, retain=flag),
     "LSTM.__call__(cells)": lambda flag: LAYERS(XS, cells=flag),
     "LSTM.__call__(strict)": lambda flag: LAYERS(XS, strict=flag),
     **{
