@@ -1,7 +1,8 @@
 """The time and memory of a forward and a backward pass, beside PyTorch's: python -m benchmarks training [RESULT.json].
 
 It compares `LSTM.vjp` with `torch.nn.LSTM`, which can't reset rows, and with `torch.nn.LSTMCell` unrolled in Python.
-All run in turns in this process, on one thread. Each peak of memory is that of a process of its own.
+All run in turns in this process, on one thread. CPU time is counted, so other processes matter less. Each peak of
+memory is that of a process of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,7 +23,6 @@ from benchmarks.units import quantity, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 T, B, I, N = 128, 128, 256, 256
 RESETS = 0.03  # the part of rows that a step resets
@@ -31,7 +32,7 @@ TORCH, UNROLLED = "torch.nn.LSTM", "torch.nn.LSTMCell, unrolled"
 
 
 class Row(NamedTuple):
-    """The median time of both passes, and the memory at their peak beyond that of inputs and weights."""
+    """The median CPU time of both passes, and the memory at their peak beyond that of inputs and weights."""
 
     what: str
     resets: bool
@@ -109,13 +110,17 @@ CALLS: dict[tuple[str, bool], Callable[[], Callable[[], object]]] = {
 }
 
 
+def peak() -> int:
+    """Return the peak of this process's memory so far, in bytes. It is known on Linux."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
 def peak_bytes(number: int) -> int:
     """Return by how much a call raises the peak of memory of a new process."""
     program = (
-        "import resource, torch, sys; torch.set_num_threads(1); from benchmarks import training;"
-        f"call = list(training.CALLS.values())[{number}]();"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        "before = peak(); call(); print((peak() - before) * 1024)"
+        "import torch; torch.set_num_threads(1); from benchmarks.training import CALLS, peak;"
+        f"call = list(CALLS.values())[{number}](); before = peak(); call(); print(peak() - before)"
     )
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -135,9 +140,9 @@ def measure(result: Path | None) -> Iterator[str]:
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(TURNS):
         for call, own in zip(calls, times, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            own.append(time.perf_counter() - start)
+            own.append(time.process_time() - start)
     rows = [
         Row(*key, statistics.median(own), peak_bytes(number))
         for number, (key, own) in enumerate(zip(CALLS, times, strict=True))

@@ -82,7 +82,7 @@ class TrainingEngine(Protocol):
     ) -> list[Array]:
         """Do the work of `SequenceEngine.run`, bit for bit, and return new arrays for the backward pass.
 
-        None of them is an array of `run`. `run.cells` must be None.
+        None of them is an array of `run`, whose `cells` must be None.
 
         Args:
             engines: an engine for each layer and direction.

@@ -25,6 +25,9 @@ CALLS = {
         LSTMCell(W, backend="numpy"), 1, every=None, seconds=0.001, peers=flag
     ),
     "LSTM.__call__(reverse)": lambda flag: LAYERS(XS, reverse=flag),
+    "LSTM.vjp(reverse)": lambda flag: LAYERS.vjp(XS, reverse=flag),
+    "LSTMPullback.__call__(retain)": lambda flag: LAYERS.vjp(XS)[2](None, None, retain=flag),
+    "CellPullback.__call__(retain)": lambda flag: CELL.vjp(X, STATE)[1](STATE, retain=flag),
     "LSTM.__call__(cells)": lambda flag: LAYERS(XS, cells=flag),
     "LSTM.__call__(strict)": lambda flag: LAYERS(XS, strict=flag),
     **{

@@ -9,7 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, convert
+from fusedlstm import (
+    LSTM,
+    CellGradients,
+    CellPullback,
+    LSTMCell,
+    LSTMGradients,
+    LSTMPullback,
+    LSTMState,
+    LSTMWeights,
+    StackedWeights,
+    WeightGradients,
+    convert,
+)
 from fusedlstm.backends.numpy import formula_vjp
 
 from support import torch_formula
@@ -346,6 +358,24 @@ def test_float32_is_close_to_float64(options):
 
 def pullback_of(case, **options):
     return LSTM(case.weights, backend="numpy").vjp(case.xs, case.states, **options)[2]
+
+
+def test_results_have_the_names_of_arguments():
+    case = small()
+    pullback = pullback_of(case)
+    assert isinstance(pullback, LSTMPullback)
+    gradients = pullback(*seeds_of(case))
+    assert isinstance(gradients, LSTMGradients)
+    assert [len(each) for each in (gradients.state, gradients.weights)] == [2, 2]
+    assert gradients.reset_to is None
+    for own, weights in zip(gradients.weights, case.weights.layers, strict=True):
+        assert isinstance(own, WeightGradients)
+        assert [(name, a.shape) for name, a in own.arrays().items()] == [
+            (name, a.shape) for name, a in weights.arrays().items()
+        ]
+    state, pullback = LSTMCell(case.weights.layers[0], backend="numpy").vjp(case.xs[0], case.states[0])
+    assert isinstance(pullback, CellPullback)
+    assert isinstance(pullback(state), CellGradients)
 
 
 def test_pullback_works_once_unless_retained():

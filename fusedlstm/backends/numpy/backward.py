@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -67,7 +67,8 @@ class Backward:
         self, weights: LSTMWeights, d_state: LSTMState, reset_to: LSTMState | None, T: int, *, wants_weights: bool
     ) -> None:
         B, N, P, dtype = len(d_state.c), weights.hidden_size, weights.output_size, weights.dtype
-        self._weights, self._wants_weights = weights, wants_weights
+        self._weight_hr: Any = weights.weight_hr
+        self._wants_weights = wants_weights
         self._reset_to, self.d_state = reset_to, d_state
         self.d_reset = None
         if reset_to is not None:
@@ -81,7 +82,7 @@ class Backward:
         projects = weights.weight_hr is not None
         self._d_p = np.empty((steps, B, P), dtype) if projects else None
         self._m = np.empty((steps, B, N), dtype) if projects and wants_weights else None
-        self._d_m = np.empty((B, N), dtype)
+        self._d_m: NumpyArray = np.empty((B, N), dtype)
         flat = self._d_z.reshape(steps, B, 4 * N)
         self._weight_ih, self._weight_hh = (
             Weight(lambda: weights.weight_ih[None]),
@@ -144,6 +145,8 @@ class Backward:
         """Return the c that step t reads, and write its h to number k of the buffer."""
         before = t - piece.timeline.order.step
         is_inner = before in piece.timeline.order
+        h: NumpyArray
+        c: NumpyArray
         h, c = (piece.record.h[before], piece.record.c[before]) if is_inner else (piece.state.h, piece.state.c)
         self._h[k] = h
         if resets is None:
@@ -159,7 +162,7 @@ class Backward:
         d_p[...] = d_h
         if record.passes is not None:
             np.copyto(d_p, 0, where=~record.passes[t])
-        np.matmul(d_p, self._weights.weight_hr, out=self._d_m)
+        np.matmul(d_p, self._weight_hr, out=self._d_m)
         return self._d_m
 
     def _add_peepholes(self, d_z: NumpyArray, c: NumpyArray, c_new: NumpyArray) -> None:

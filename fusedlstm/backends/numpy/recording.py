@@ -102,7 +102,7 @@ class Recorder:
     The results have the same bits as those of the engine, however its rows and steps are shared out.
 
     Args:
-        record: the memory to fill. Steps must write every c to `record.c`, whose memory tells a step's t and rows.
+        record: the memory to fill. Steps must write every c to its array, whose memory tells a step's t and rows.
         plain: whether the cell is plain.
     """
 
