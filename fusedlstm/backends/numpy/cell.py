@@ -190,7 +190,7 @@ class NumpyCell(CellEngine):
 
     def bound_step(self, weights: LaidOutWeights, buffers: Buffers) -> BoundStep:
         """Return `step_from_gates` with these weights and buffers, for many steps: a function of c, h_out and c_out."""
-        if self.writes_h:
+        if self.writes_h and self.recorder is None:
             return weights.pointwise.bound(buffers.blocks)
         return functools.partial(self.step_from_gates, weights, buffers)
 
