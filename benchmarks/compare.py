@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import peers, report
+from benchmarks import orphans, peers, report
 from benchmarks.machine import ROOT, devices
 from benchmarks.runs import ResultsError
 from benchmarks.verdict import LEAST_ROUNDS
@@ -70,7 +70,7 @@ def run(library: str, options: list[str]) -> tuple[dict[str, Any] | None, str]:
         path = Path(folder, "results.json")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "benchmarks", f"--library={library}"]
         result = subprocess.run(
-            [*command, _SECONDS, *options, f"--benchmark-json={path}"],
+            orphans.ending([*command, _SECONDS, *options, f"--benchmark-json={path}"]),
             cwd=ROOT,
             capture_output=True,
             text=True,

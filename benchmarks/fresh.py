@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import orphans
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -25,7 +27,11 @@ class Clock:
         environment = {**os.environ, "PYTHONPATH": paths, **variables}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # bytecode is cached after the first run, as for users
         result = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+            orphans.ending([sys.executable, "-c", code]),
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert result.returncode == 0, result.stderr
         seconds = float(result.stdout.split()[-1])

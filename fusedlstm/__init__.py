@@ -19,6 +19,14 @@ Stepping
     lstm_pointwise   the rest of a step after a matmul of your own
     benchmark        time your steps on this machine, beside other libraries
 
+Training on NumPy, with lstm.vjp and cell.vjp
+
+    LSTMPullback     the backward pass of a call, which lstm.vjp returns
+    LSTMGradients    what it returns: gradients of all that the call read
+    CellPullback     the backward pass of a step, which cell.vjp returns
+    CellGradients    what it returns
+    WeightGradients  the gradients of one LSTMWeights, under its names
+
 States, which you pass to a step and get back
 
     LSTMState        h and c of a cell, by name; for an LSTM a tuple of them
@@ -44,11 +52,13 @@ from typing import TYPE_CHECKING, Any
 from fusedlstm.backends.select import available_backends
 from fusedlstm.cell import LSTMCell
 from fusedlstm.errors import BackendUnavailableError, OtherWeightsWarning, PoolFullError, WeightsFileError
+from fusedlstm.gradients import CellGradients, LSTMGradients, WeightGradients
 from fusedlstm.help_text import break_signatures
 from fusedlstm.lstm import LSTM
 from fusedlstm.packing import pack_state, stack_states, unpack_state, unstack_states
 from fusedlstm.pointwise import lstm_pointwise
 from fusedlstm.pool import StatePool
+from fusedlstm.pullback import CellPullback, LSTMPullback
 from fusedlstm.sequencer import Sequencer
 from fusedlstm.stacked import StackedWeights, load_weights
 from fusedlstm.state import LSTMState
@@ -64,7 +74,11 @@ __version__ = "0.1.0"
 __all__ = [
     "LSTM",
     "BackendUnavailableError",
+    "CellGradients",
+    "CellPullback",
     "LSTMCell",
+    "LSTMGradients",
+    "LSTMPullback",
     "LSTMState",
     "LSTMWeights",
     "OtherWeightsWarning",
@@ -73,6 +87,7 @@ __all__ = [
     "StackedWeights",
     "StatePool",
     "Stepper",
+    "WeightGradients",
     "WeightsFileError",
     "__version__",
     "available_backends",

@@ -16,6 +16,7 @@ from fusedlstm.stepper import Steppable
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size, check_threads
 from fusedlstm.validation.signatures import Signatures
 from fusedlstm.validation.step import CheckedPairs, StepChecks
+from fusedlstm.validation.training import check_trainable
 from fusedlstm.validation.weights import check_one_layer, check_replacement
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import Array, Empty
     from fusedlstm.backends.base import CellEngine
+    from fusedlstm.pullback import CellPullback
     from fusedlstm.weights import LSTMWeights
 
 
@@ -59,11 +61,12 @@ class LSTMCell(Steppable[LSTMState]):
             "tensor_small" (for few rows) use tensor cores, for float16, bfloat16, and float32 with precision="high".
             "simt" uses fma, for float32 and float64.
         threads: the most threads of a call on NumPy, in Steppers and pools too. A GPU ignores it. None uses as many as
-            NumPy's BLAS has, which is often one for each core. If that exceeds the number of idle cores, the log says
-            so once. With few rows, one thread is often fastest and steadiest. OpenBLAS has one number of threads for
-            the whole process. So during a call, products in other threads use no more than that either, and their last
-            bits may differ. Setting and restoring the number takes a small part of a step, even of one row. The
-            environment variable OPENBLAS_NUM_THREADS takes no time.
+            NumPy's BLAS has, which is often one for each core, and so does a larger number. If there are more threads
+            than idle cores, the log says so once. With few rows, one thread is often fastest and steadiest. OpenBLAS
+            has one number of threads for the whole process. So during a call, products in other threads use no more
+            than that either, and their last bits may differ. Setting and restoring the number takes a small part of a
+            step, even of one row. The environment variable OPENBLAS_NUM_THREADS takes no time, and can also raise the
+            number.
 
     Raises:
         TypeError: `weights` is not an LSTMWeights, a flag is not a bool, `kernel` is not a str, or `threads` is not an
@@ -267,6 +270,64 @@ class LSTMCell(Steppable[LSTMState]):
         reset = None if reset_to is None else engine.prepare_reset(reset_to.h, reset_to.c)
         engine.run(x, h, c, out.h, out.c, is_first, reset)
         return out
+
+    def vjp(
+        self, x: Array, state: LSTMState, *, is_first: Any = None, reset_to: LSTMState | None = None
+    ) -> tuple[LSTMState, CellPullback]:
+        """Take one step as a call does, and return a function for its gradients, too.
+
+        This is for training without a framework, on NumPy, in float32 or float64. Gradients flow as in `LSTM.vjp`:
+
+            state, pullback = cell.vjp(x, state)
+            gradients = pullback(LSTMState(h=d_h, c=d_c))
+
+        Don't change x, the state and `reset_to` before the last call of the pullback, which reads them again.
+
+        Args:
+            x: as in a call.
+            state: as in a call.
+            is_first: as in a call.
+            reset_to: as in a call.
+
+        Returns:
+            The state after the step, with the bits of a call, and a CellPullback.
+
+        Raises:
+            NotImplementedError: the cell is on a GPU.
+            TypeError: as in a call, or the weights have 16 bits.
+            ValueError: as in a call, or the cell has zoneout.
+        """
+        from fusedlstm.backends.sequence_run import SequenceRun
+        from fusedlstm.pullback import CellPullback, Forward
+
+        training, checks = self._training, self._checks
+        check_trainable(self._layers_of_weights)
+        check_state_type(state)
+        wanted = checks.dtype, checks.c_dtype, checks.whose
+        with Exchange(self._backend, x) as exchange:
+            borrowed = exchange.borrow("x", x, checks.dtype, checks.whose)
+            old = exchange.borrow_state("state", state, *wanted)
+            is_first = exchange.borrow_mask("is_first", is_first)
+            reset_to = exchange.borrow_state("reset_to", reset_to, *wanted)
+            checks.check_inputs(borrowed, old)
+            B = borrowed.shape[0]
+            resets = None if reset_to is None else [checks.check_reset(reset_to, is_first, B)]
+            flags = None if is_first is None else checks.check_mask(is_first, B)[None]
+            h = exchange.empty((B, checks.sizes["P"]), checks.dtype)
+            new = LSTMState(h=h, c=exchange.empty((B, checks.sizes["N"]), checks.c_dtype))
+            run = SequenceRun(
+                xs=borrowed[None],
+                states=[old],
+                outputs=self._backend.empty((1, *h.shape), checks.dtype),
+                finals=[new],
+                is_first=flags,
+                reset_to=resets,
+            )
+            forward = Forward(self._backend, training, self._engines, run, x)
+            forward.start(is_step=True)
+            if self._warns:
+                self._warn_of_large_h(old.h, None if flags is None else flags[0])
+            return exchange.lend_state(new), CellPullback(forward, checks)
 
     def _check_inputs(self, x: Array, state: LSTMState, signature: Any) -> None:
         """Check x and state, and remember that their signature passed."""

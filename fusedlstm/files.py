@@ -28,13 +28,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from fusedlstm.arrays import dtypes
-from fusedlstm.atomic_write import named, replace
+from fusedlstm.atomic_write import named, replacing
 from fusedlstm.errors import WeightsFileError
+from fusedlstm.safetensors_parts import parts
 from fusedlstm.validation.arguments import check_path
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 _WHAT = {"StatePool": "states"}  # what a kind's arrays hold, for messages; "weights" for other kinds
 _READERS = dict.fromkeys(("LSTMWeights", "StackedWeights"), "load_weights") | {"StatePool": "StatePool.load"}
 _CONVERT = 'Use the command "fusedlstm convert" for files of other programs'
+_OF_OTHERS = {"StatePool": "Give a file that StatePool.save wrote"}  # what to do with other programs' files, by kind
 _DTYPES_OF_KIND = {"StatePool": _DTYPES | {"I64": "int64"}}
 # Error numbers for seeking to, or reading at, an offset that only a damaged file can have.
 _ERRNOS_OF_DAMAGE = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
@@ -69,19 +72,17 @@ def save(
     """Write arrays and options to one file of this format, atomically. `version` must support all options."""
     import json
 
-    from safetensors.numpy import save as to_bytes
-
     name = check_path("path", path)
-    # safetensors 0.8 silently stores wrong values for an array that is not C-contiguous.
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     about = {
         "kind": kind,
         "version": version,
         "options": dict(options),
-        "crc32": checksum(options, contiguous),
+        "crc32": checksum(options, arrays),
     }
     metadata = {_KEY: json.dumps(about, sort_keys=True, allow_nan=True)}
-    replace(name, to_bytes(contiguous, metadata))
+    with replacing(name) as file:
+        for part in parts(arrays, metadata):
+            file.write(part)
 
 
 def load(path: AnyPath, kind: str) -> tuple[dict[str, NumpyArray], dict[str, Any]]:
@@ -106,14 +107,15 @@ def load_any(path: AnyPath, kinds: Sequence[str]) -> tuple[str, dict[str, NumpyA
     """
     name = check_path("path", path)
     with reading(name), open(name, "rb") as file:
-        header = _header(name, file)
+        hint = _OF_OTHERS.get(kinds[0], _CONVERT)
+        header = _header(name, file, hint)
         if file.seekable():
             file.seek(0)  # joining two parts would take twice the memory
             content = file.read()
         else:
             content = header + file.read()
         metadata = _metadata(name, content, len(header))
-        about = _about(name, metadata, kinds)
+        about = _about(name, metadata, kinds, hint)
         arrays = _arrays(name, content, about["kind"])
         if checksum(about["options"], arrays) != about["crc32"]:
             raise WeightsFileError(f"{name} is damaged: its checksum doesn't match")
@@ -130,6 +132,17 @@ def is_ours(path: AnyPath) -> bool:
     with reading(name), open(name, "rb") as file:
         header = _header(name, file)
         return _KEY in _metadata(name, header, len(header), os.path.getsize(name))
+
+
+def refuse_pipe(path: AnyPath) -> None:
+    """Raise WeightsFileError if a path leads to a pipe or a device: most readers go through a file more than once."""
+    name = check_path("path", path)
+    try:
+        mode = os.stat(name).st_mode
+    except OSError:  # whoever opens it says what is wrong
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise WeightsFileError(f"{name} is a pipe or a device, but it is read more than once: save it to a file first")
 
 
 @contextlib.contextmanager
@@ -222,7 +235,7 @@ def checksum(options: Mapping[str, Any], arrays: Mapping[str, NumpyArray]) -> in
     return crc
 
 
-def _header(name: str, file: BinaryIO) -> bytes:
+def _header(name: str, file: BinaryIO, hint: str = _CONVERT) -> bytes:
     """Return the length and text of a safetensors file's header. Raise if it isn't a safetensors file.
 
     Only the header is read, up to the longest one allowed, as the file may be huge or endless.
@@ -233,7 +246,7 @@ def _header(name: str, file: BinaryIO) -> bytes:
     length = int.from_bytes(start[:_HEADER_BYTES], "little")
     text = (start[_HEADER_BYTES:] + file.read(min(max(length - 1, 0), _LONGEST_HEADER)))[:length]
     if not text.lstrip().startswith(b"{"):
-        raise WeightsFileError(f"{name} is not a safetensors file. {_CONVERT}")
+        raise WeightsFileError(f"{name} is not a safetensors file. {hint}")
     if len(text) < length:
         raise WeightsFileError(f"{name} is truncated: it ends within its header")
     return start[:_HEADER_BYTES] + text
@@ -260,12 +273,12 @@ def _metadata(name: str, content: bytes, header: int, size: int | None = None) -
     return described
 
 
-def _about(name: str, metadata: Mapping[str, str], kinds: Sequence[str]) -> dict[str, Any]:
+def _about(name: str, metadata: Mapping[str, str], kinds: Sequence[str], hint: str) -> dict[str, Any]:
     """Return the JSON object of our metadata key, checked."""
     import json
 
     if _KEY not in metadata:
-        raise WeightsFileError(f"{name} is a safetensors file of another program. {_CONVERT}")
+        raise WeightsFileError(f"{name} is a safetensors file of another program. {hint}")
     with blaming(name, " is damaged: its description can't be read"):
         about = json.loads(metadata[_KEY])
         version, found = about["version"], about["kind"]

@@ -15,6 +15,7 @@ from fusedlstm.state import LSTMState
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size, check_threads
 from fusedlstm.validation.sequence import SequenceChecks
 from fusedlstm.validation.signatures import Signatures
+from fusedlstm.validation.training import check_trainable
 from fusedlstm.validation.weights import as_layers, check_causal, check_replacement
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import Array, Empty
     from fusedlstm.backends.base import CellEngine
+    from fusedlstm.pullback import LSTMPullback
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.weights import LSTMWeights
 
@@ -69,8 +71,8 @@ class LSTM(Sequenceable):
             the other kernels are faster in total. Here, the name may also be "scan", for sequences alone. It takes many
             steps in two launches, for layers of up to 128 units in float16, bfloat16, and float32 with
             precision="high". Only 16-bit layers may have a projection, to at most as many columns as units.
-            With None, a table says which sequences scan. Single steps, Steppers and pools choose as with None. Their
-            last bits may differ from those of a scan.
+            With None, measured times or a table say which sequences scan. Single steps, Steppers and pools choose as
+            with None. Their last bits may differ from those of a scan.
         threads: the most threads of a call on NumPy, as in LSTMCell.
 
     Raises:
@@ -178,8 +180,9 @@ class LSTM(Sequenceable):
     def kernels(self, steps: int, batch: int) -> tuple[str, ...]:
         """Return the kernel of each layer and direction in sequences of T steps and B rows.
 
-        These are "numpy", or on a GPU names from `kernel`. If "scan" leaves one or two steps over, "tensor_medium"
-        takes them one by one. It also takes whole sequences of one or two steps.
+        These are "numpy", or on a GPU names from `kernel`: the fastest one that `fusedlstm tune` has measured for the
+        layer and B, or else the one in a table. If "scan" leaves one or two steps over, "tensor_medium" takes them one
+        by one. It also takes whole sequences of one or two steps.
 
         Args:
             steps: T, at least 1.
@@ -362,45 +365,109 @@ class LSTM(Sequenceable):
             RuntimeError: on a GPU, the current stream is being captured, or this thread is capturing a new graph.
             BackendUnavailableError: steps can't be planned on this GPU; the message says why.
         """
-        check_choice("masked_outputs", masked_outputs, MASKED_OUTPUTS)
-        self._checks.check_reverse(reverse)
-        check_bool("strict", strict)
+        self._check_options(masked_outputs, reverse, strict)
         check_bool("cells", cells)
         with Exchange(self._backend, xs, _MAKER) as exchange:
-            outputs, finals, every = self._run(
-                self._borrow_x(exchange, "xs", xs),
-                self._borrow_states(exchange, "state", state),
-                exchange.borrow_mask("lengths", lengths),
-                exchange.borrow_mask("mask", mask),
-                exchange.borrow_mask("is_first", is_first),
-                self._borrow_states(exchange, "reset_to", reset_to),
-                exchange.empty,
-                reverse=reverse,
-                repeats=masked_outputs == "last",
-                strict=strict,
-                cells=cells,
-            )
-            outputs, finals = exchange.lend(outputs), tuple(exchange.lend_state(each) for each in finals)
+            arrays = xs, state, lengths, mask, is_first, reset_to
+            run, outputs, every = self._prepared(exchange, *arrays, strict=strict, cells=cells)
+            run.reverse, run.repeats = reverse, masked_outputs == "last"
+            self._layers.run(run)
+            outputs, finals = exchange.lend(outputs), tuple(exchange.lend_state(each) for each in run.finals)
             if not cells:
                 return outputs, finals
             return outputs, finals, tuple(exchange.lend_state(each) for each in every)
 
-    def _run(
+    def vjp(
         self,
+        xs: Array,
+        state: States | None = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        is_first: Any = None,
+        reset_to: States | None = None,
+        reverse: bool = False,
+        masked_outputs: str = "zero",
+        checkpoint_every: int | None = None,
+    ) -> tuple[Array, States, LSTMPullback]:
+        """Run whole sequences as a call does, and return a function for their gradients, too.
+
+        This is for training without a framework, on NumPy, in float32 or float64:
+
+            outputs, state, pullback = lstm.vjp(xs, state, is_first=first)
+            gradients = pullback(d_outputs, None)
+            gradients.weights[0].weight_hh
+
+        Outputs and states have the bits of a call. Gradients are exact, apart from rounding. They flow through every
+        step that a row takes. A reset stops them: they flow to `reset_to` instead. Through a clip they flow up to its
+        limit, and not outside, as in TensorFlow. A row that takes no step passes the gradient of its final state to its
+        initial state. `fusedlstm.backends.numpy.formula_vjp` is the formula.
+
+        Don't change xs, the states and `reset_to` before the last call of the pullback, which reads them again.
+        Lengths, masks and flags are copied.
+
+        Args:
+            xs: as in a call. Likewise all arguments up to `masked_outputs`.
+            state: as in a call.
+            lengths: as in a call.
+            mask: as in a call.
+            is_first: as in a call.
+            reset_to: as in a call.
+            reverse: as in a call.
+            masked_outputs: as in a call.
+            checkpoint_every: keep c after every so many steps, and take the steps in between again in the pullback.
+                That takes more time. Between the two passes it needs about a sixth of the memory. None keeps the gates
+                and c of every step.
+
+        Returns:
+            The outputs and the final states, as in a call, and an LSTMPullback.
+
+        Raises:
+            NotImplementedError: the LSTM is on a GPU.
+            TypeError: as in a call, or the weights have 16 bits, or `checkpoint_every` is not an int.
+            ValueError: as in a call, or a layer has zoneout, or `checkpoint_every` is less than 1.
+        """
+        from fusedlstm.pullback import Forward, LSTMPullback
+
+        training = self._training
+        check_trainable(self._weights)
+        self._check_options(masked_outputs, reverse)
+        if checkpoint_every is not None:
+            checkpoint_every = check_size("checkpoint_every", checkpoint_every, 1)
+        with Exchange(self._backend, xs, _MAKER) as exchange:
+            run, outputs, _ = self._prepared(exchange, xs, state, lengths, mask, is_first, reset_to)
+            run.reverse, run.repeats = reverse, masked_outputs == "last"
+            forward = Forward(self._backend, training, self._layers.engines, run, xs, checkpoint_every)
+            forward.start()
+            finals = tuple(exchange.lend_state(each) for each in run.finals)
+            return exchange.lend(outputs), finals, LSTMPullback(forward, self._checks, _MAKER)
+
+    def _check_options(self, masked_outputs: str, reverse: bool, strict: bool = False) -> None:
+        check_choice("masked_outputs", masked_outputs, MASKED_OUTPUTS)
+        self._checks.check_reverse(reverse)
+        check_bool("strict", strict)
+
+    def _prepared(
+        self,
+        exchange: Exchange,
         xs: Array,
         state: Any,
         lengths: Any,
         mask: Any,
         is_first: Any,
         reset_to: Any,
-        empty: Empty,
         *,
-        reverse: bool,
-        repeats: bool,
-        strict: bool,
-        cells: bool,
-    ) -> tuple[Array, States, States]:
-        """Run sequences in the backend's arrays. Write the results to new arrays from `empty`, and return them."""
+        strict: bool = False,
+        cells: bool = False,
+    ) -> tuple[SequenceRun, Array, States]:
+        """Return a call's checked arguments, its outputs, and the states after every step, in the backend's arrays."""
+        xs = self._borrow_x(exchange, "xs", xs)
+        state = self._borrow_states(exchange, "state", state)
+        lengths, mask, is_first = (
+            exchange.borrow_mask(name, flags)
+            for name, flags in (("lengths", lengths), ("mask", mask), ("is_first", is_first))
+        )
+        reset_to = self._borrow_states(exchange, "reset_to", reset_to)
         checks = self._checks
         checks.check_xs(xs)
         by_time = self._swapped(xs)
@@ -409,26 +476,22 @@ class LSTM(Sequenceable):
         resets = checks.check_reset(reset_to, is_first, B)
         is_first = checks.check_is_first(is_first, T, B)
         lengths, mask = checks.check_steps(lengths, mask, T, B, strict=strict)
-        outputs = empty((*xs.shape[:2], self._width), xs.dtype)
+        outputs = exchange.empty((*xs.shape[:2], self._width), xs.dtype)
         layers = range(len(states))
-        finals = tuple(self._empty_state(k, empty, B) for k in layers)
-        every = tuple(self._empty_state(k, empty, *xs.shape[:2]) for k in layers if cells)
-        self._layers.run(
-            SequenceRun(
-                xs=by_time,
-                states=states,
-                outputs=self._swapped(outputs),
-                finals=finals,
-                lengths=lengths,
-                mask=mask,
-                is_first=is_first,
-                reset_to=resets,
-                reverse=reverse,
-                repeats=repeats,
-                cells=[LSTMState(h=self._swapped(each.h), c=self._swapped(each.c)) for each in every] or None,
-            )
+        finals = tuple(self._empty_state(k, exchange.empty, B) for k in layers)
+        every = tuple(self._empty_state(k, exchange.empty, *xs.shape[:2]) for k in layers if cells)
+        run = SequenceRun(
+            xs=by_time,
+            states=states,
+            outputs=self._swapped(outputs),
+            finals=finals,
+            lengths=lengths,
+            mask=mask,
+            is_first=is_first,
+            reset_to=resets,
+            cells=[LSTMState(h=self._swapped(each.h), c=self._swapped(each.c)) for each in every] or None,
         )
-        return outputs, finals, every
+        return run, outputs, every
 
     def _swapped(self, array: Array) -> Array:
         """Return an array in time-major order, if the caller's has the batch first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fusedlstm.arrays.dtypes import Array
-    from fusedlstm.backends.base import Backend, CellEngine
+    from fusedlstm.backends.base import Backend, CellEngine, TrainingEngine
     from fusedlstm.owner_states import OwnerStates
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.weights import LSTMWeights
@@ -39,6 +40,15 @@ class Placed(Generic[State]):
     def _layers_of_weights(self) -> StackedWeights:
         """The weights of all layers. A cell is one layer."""
         raise NotImplementedError
+
+    @functools.cached_property
+    def _training(self) -> TrainingEngine:
+        """The engine for gradients. It keeps memory from one call to the next.
+
+        Raises:
+            NotImplementedError: the backend has none.
+        """
+        return self._backend.training_engine(self._layers_of_weights)
 
     def _owner_states(self, backend: Backend | None = None, maker: str = "") -> OwnerStates:
         """Return the OwnerStates of this object, for arrays of `backend` if it is given."""

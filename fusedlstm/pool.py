@@ -16,7 +16,7 @@ from fusedlstm.pool_calls import PoolCalls
 from fusedlstm.pool_slots import PoolSlots
 from fusedlstm.pool_step import PoolStep
 from fusedlstm.state import LSTMState, State
-from fusedlstm.validation.arguments import check_bool, check_size, fail
+from fusedlstm.validation.arguments import check_bool, check_path, check_size, fail
 from fusedlstm.validation.weights import check_owner
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class StatePool(Generic[State]):
     def _write(self, slots: Any, state: Any) -> None:
         with Exchange(self._backend, first_array(state), self._maker) as exchange:
             checked = self._slots.checked(slots)
-            self._engine.write(checked, self._owner_states.taken(exchange, "state", state, len(checked)))
+            self._slots.write(checked, self._owner_states.taken(exchange, "state", state, len(checked)))
 
     def step(
         self, x: Array, slots: Any, *, is_first: Any = None, out: Array | None = None, strict: bool = False
@@ -316,21 +316,30 @@ class StatePool(Generic[State]):
         """
         self._calls.run(self._slots.check_steps)
 
-    def save(self, path: AnyPath) -> None:
-        """Write all live slots and their states to one file. A file of that name is replaced whole or not at all.
+    def save(self, path: AnyPath, *, slots: Any = None) -> None:
+        """Write slots and their states to one file. A file of that name is replaced whole or not at all.
 
-        The states are those of one moment. Other threads may use the pool while the file is written.
+        The states are those of one moment, which is early in the call. Other threads may use the pool meanwhile. Their
+        calls wait for at most 1 MiB of states to be copied. A call that changes states which the file still needs first
+        copies those, too. On a GPU it waits for that.
 
         An interrupt leaves the old file or the new one. The next save removes the temporary file of a killed save.
 
+        Args:
+            path: the path of the file.
+            slots: live slots, each once, in any order. None saves all live slots.
+
         Raises:
             OSError: the file can't be written, or is read-only. The error names `path`, and an older file is unchanged.
-            TypeError: `path` is not a path. File descriptors and open files are not accepted.
+            TypeError: `path` is not a path, or the slots are not integers. File descriptors and open files are not
+                accepted.
+            ValueError: a slot is out of range, inactive or duplicate.
         """
         from fusedlstm import pool_files
 
-        slots, states = self._calls.run(self._slots.contents)
-        pool_files.save(path, self._cell._layers_of_weights, slots, states)
+        name = check_path("path", path)
+        saved, states = self._calls.snapshot(slots)
+        pool_files.save(name, self._cell._layers_of_weights, saved, states)
 
     def load(self, path: AnyPath) -> None:
         """Replace the pool's content with that of a file. A pool on any backend may have saved it.

@@ -1,16 +1,23 @@
-"""PoolCalls: runs the calls of a pool one after the other, and frees the slots that are released meanwhile."""
+"""PoolCalls: runs the calls of a pool one after the other, and lets them run between the parts of a save."""
 
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.pool_slots import PoolSlots
+    from fusedlstm.pool_snapshot import PoolSnapshot
+    from fusedlstm.state import LSTMState
 
 _Result = TypeVar("_Result")
+# A save pauses after each turn, for so many times the turn. Otherwise calls that wait could come too late again and
+# again, as a lock isn't fair.
+_PAUSES = 4.0
 
 
 class PoolCalls:
@@ -63,3 +70,27 @@ class PoolCalls:
                 self._slots.release_later(slots)
             else:
                 self.run(self._slots.release, slots)
+
+    def snapshot(self, slots: Any) -> tuple[NumpyArray, Sequence[LSTMState]]:
+        """Return slots, sorted, and copies of their states at one moment, one for each layer.
+
+        None means all live slots. Other calls run in between.
+        """
+        snapshot = self.run(self._slots.begin_snapshot, slots)
+        try:
+            snapshot.touch()
+            while not snapshot.is_done:
+                time.sleep(_PAUSES * self.run(self._turn, snapshot))
+                snapshot.place()
+        finally:
+            self.run(self._slots.end_snapshot, snapshot)
+        if snapshot.error is not None:
+            raise snapshot.error
+        snapshot.place()
+        return snapshot.slots, snapshot.states
+
+    def _turn(self, snapshot: PoolSnapshot) -> float:
+        """Copy the next part of a snapshot, and return how many seconds that took."""
+        start = time.perf_counter()
+        self._slots.go_on(snapshot)
+        return time.perf_counter() - start

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedlstm.arrays.exchange import Exchange, in_order
+from fusedlstm.arrays.host import to_host
 from fusedlstm.arrays.libraries import library_of
+from fusedlstm.pool_snapshot import PoolSnapshot
 from fusedlstm.slot_checks import PARENTS, SLOTS, Wanted
 from fusedlstm.slots import PROBLEMS, SlotTable
 from fusedlstm.state import LSTMState
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from fusedlstm.owner_states import OwnerStates
 
 _AT_ONCE = 1 << 26  # bytes of states to copy to or from the host at once
+# Bytes of states that one turn of a snapshot copies. Other calls wait for a turn, so it must be shorter than a step.
+_A_TURN = 1 << 20
 
 
 class PoolSlots:
@@ -52,12 +56,14 @@ class PoolSlots:
         self._layer_checks = owner.layer_checks
         self._new_engine = new_engine
         self._maker = maker
+        self.snapshots: list[PoolSnapshot] = []  # those that may still need states
         self._is_audited = False  # whether the engine knows which slots are live, to check slots on a device
 
     def allocate(self, n: int) -> NumpyArray:
         """Make n free slots live, with states of zeros, and return them."""
         with in_order(self._backend):
             slots = self.table.next_free(n)
+            self.keep(slots)
             self.engine.clear(slots)
             self._take(slots)
             return slots
@@ -67,6 +73,7 @@ class PoolSlots:
         with in_order(self._backend):
             checked = self.checked(parents, PARENTS)
             slots = self.table.next_free(len(checked), "parents")
+            self.keep(slots)
             self.engine.copy(checked, slots)
             self._take(slots)
             return slots
@@ -112,7 +119,14 @@ class PoolSlots:
     def reset(self, slots: Any) -> None:
         """Set the states of these slots to zeros."""
         with in_order(self._backend):
-            self.engine.clear(self.checked(slots))
+            checked = self.checked(slots)
+            self.keep(checked)
+            self.engine.clear(checked)
+
+    def write(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+        """Write the states of slots, which have been checked, one for each layer."""
+        self.keep(slots)
+        self.engine.write(slots, states)
 
     def checked(self, slots: Any, wanted: Wanted = SLOTS) -> NumpyArray:
         """Return a caller's slots as an int64 array. Raise unless all are as wanted."""
@@ -160,11 +174,44 @@ class PoolSlots:
             hint = "They came from a GPU. Steps skipped these rows. Of rows that share a slot, one was stepped"
             fail(ValueError, "slots", "live slots, each once, or -1 for a padding row", ", ".join(texts), hint)
 
-    def contents(self) -> tuple[NumpyArray, list[LSTMState]]:
-        """Return the live slots and copies of their states in host memory, one for each layer."""
+    # Snapshots. Every method that changes states first passes the slots to `keep`.
+
+    def begin_snapshot(self, slots: Any) -> PoolSnapshot:
+        """Return a snapshot of these slots, or with None of all live slots. Call `end_snapshot` in the end."""
+        chosen = self.table.live_slots() if slots is None else np.sort(self.checked(slots))
+        capacity = self.table.capacity
+        rows = max(1, _A_TURN * capacity // self.engine.nbytes)
+        snapshot = PoolSnapshot(chosen, self._empty(len(chosen)), capacity, rows, self._fetched)
+        self.snapshots.append(snapshot)
+        return snapshot
+
+    def go_on(self, snapshot: PoolSnapshot) -> None:
+        """Copy the next part of a snapshot."""
         with in_order(self._backend):
-            slots = self.table.live_slots()
-            return slots, self._fetched(slots)
+            snapshot.go_on()
+
+    def end_snapshot(self, snapshot: PoolSnapshot) -> None:
+        """Forget a snapshot."""
+        self.snapshots = [other for other in self.snapshots if other is not snapshot]
+
+    def keep(self, slots: Array) -> None:
+        """Copy the states of slots, which are about to change, for the snapshots that still need them.
+
+        Those of a step may be on a device. They are then fetched, and those that can't be stepped are ignored.
+        """
+        if not self.snapshots:
+            return
+        if not isinstance(slots, np.ndarray):
+            fetched = np.unique(to_host("slots", slots).astype(np.int64, copy=False))
+            slots = fetched[(fetched >= 0) & (fetched < self.table.capacity)]
+        for snapshot in self.snapshots:
+            snapshot.keep(slots)
+        self.snapshots = [snapshot for snapshot in self.snapshots if not snapshot.is_done]
+
+    def _finish_snapshots(self) -> None:
+        """Copy everything that snapshots still need, as all states are about to change or move."""
+        for snapshot in self.snapshots:
+            snapshot.finish()
 
     def replace(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
         """Make these slots live, and no others, with these states, one for each layer."""
@@ -173,6 +220,7 @@ class PoolSlots:
             table = SlotTable(before.capacity, slots, before.checks.largest)
             old_slots = before.live_slots()
             old = self._fetched(old_slots)
+            self._finish_snapshots()
             try:
                 self._put(slots, states)
                 self.engine.mark(old_slots, live=False)
@@ -199,28 +247,31 @@ class PoolSlots:
             engine.take_over(engines, self.engine)
             if self._is_audited:
                 engine.audit(table.live_flags())
+            self._finish_snapshots()
             try:
                 self.table, self.engine = table, engine
             except BaseException:
                 self.table, self.engine = before
                 raise
+            before[1].retire()
 
     # States are copied between a GPU and the host in parts, so that a pool may fill nearly all memory.
 
     def _fetched(self, slots: NumpyArray) -> list[LSTMState]:
         """Return copies of the states of slots in host memory, one for each layer."""
-        fetched = [
-            LSTMState(
-                h=np.empty((len(slots), layer.sizes["P"]), layer.dtype),
-                c=np.empty((len(slots), layer.sizes["N"]), layer.c_dtype),
-            )
-            for layer in self._layer_checks
-        ]
+        fetched = self._empty(len(slots))
         for part in self._parts(len(slots)):
             for own, state in zip(fetched, self.engine.read(slots[part], self._backend.empty), strict=True):
                 host = state.to_numpy()
                 own.h[part], own.c[part] = host.h, host.c
         return fetched
+
+    def _empty(self, B: int) -> list[LSTMState]:
+        """Return host memory for the states of B slots, one for each layer."""
+        return [
+            LSTMState(h=np.empty((B, layer.sizes["P"]), layer.dtype), c=np.empty((B, layer.sizes["N"]), layer.c_dtype))
+            for layer in self._layer_checks
+        ]
 
     def _put(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
         """Write the states of slots, one for each layer, from host memory."""

@@ -78,6 +78,8 @@ class PoolStep:
             out = empty((B, self._width["P"]), self._checks.dtype)
         else:
             self._check_out(out, x, is_first)
+        if self._slots.snapshots:
+            self._slots.keep(checked)
         self._slots.engine.step(engines, x, checked, is_first, out)
         return out
 

@@ -70,7 +70,7 @@ class StackedWeights:
         set_(self, "layers", _layers(layers))
         set_(self, "directions", ways.alike(len(self.layers), both=both) if given is None else given)
         self._check_elements()
-        set_(self, "residual", _residual(residual, self.num_layers))
+        set_(self, "residual", check_residual(residual, self.num_layers))
         self._check_sizes()
 
     def _check_elements(self) -> None:
@@ -341,7 +341,7 @@ def _layers(layers: Any) -> tuple[Any, ...]:
     return tuple(layers)
 
 
-def _residual(residual: Any, num_layers: int) -> tuple[bool, ...]:
+def check_residual(residual: Any, num_layers: int) -> tuple[bool, ...]:
     """Return one bool for each layer."""
     if isinstance(residual, (bool, np.bool_)):
         return (bool(residual),) * num_layers

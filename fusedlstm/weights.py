@@ -358,3 +358,19 @@ def _own(name: str, value: Any) -> NumpyArray | None:
     array = np.array(to_host(name, value), order="C", copy=True, subok=False)
     array.flags.writeable = False
     return array.view()  # a caller can't make a view of read-only memory writeable again
+
+
+def weights_over(arrays: Mapping[str, NumpyArray], options: Mapping[str, Any]) -> LSTMWeights:
+    """Return weights over these arrays themselves, without checks or copies, for arrays that training overwrites.
+
+    Args:
+        arrays: the arrays by name, which fit together. Those that are missing are None. Nobody may write to them while
+            the weights are in use.
+        options: what `LSTMWeights.options` returned.
+    """
+    weights = object.__new__(LSTMWeights)
+    for name in ARRAYS:
+        object.__setattr__(weights, name, arrays.get(name))
+    for name, value in options.items():
+        object.__setattr__(weights, name, value)
+    return weights

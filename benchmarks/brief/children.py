@@ -10,6 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from benchmarks import orphans
 from benchmarks.brief.rows import Rows
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def run(command: Sequence[str], path: Path, units: list[str], *, until: float, p
 
 def _one(command: Sequence[str], path: Path, *, until: float, patience: float) -> str | None:
     """Run a child. Return None if it ended with status 0, or else why not."""
-    child = subprocess.Popen([sys.executable, "-m", *command])
+    child = subprocess.Popen(orphans.ending([sys.executable, "-m", *command]))
     try:
         while child.poll() is None:
             if time.time() > until:

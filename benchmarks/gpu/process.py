@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import orphans
+
 ROOT = Path(__file__).parents[2]
 GRACE = 10  # seconds
 MOST_OUTPUT = 6 << 20  # bytes
@@ -43,7 +45,7 @@ def run(command, log, *, limit, environment, stop, tick=lambda: None, grace=GRAC
         most = output.tell() + MOST_OUTPUT
         options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
         try:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0, **options)
+            process = subprocess.Popen(orphans.ending(command), cwd=ROOT, env=environment, process_group=0, **options)
         except OSError as error:
             output.write(f"{error}\n".encode())
             return Ended("exited", _NOT_FOUND)

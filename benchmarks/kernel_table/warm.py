@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+from benchmarks import orphans
 from benchmarks.kernel_table.sizes import sizes
 from fusedlstm.backends.sequence_choice import MOST_UNITS, SCAN
 
@@ -23,7 +24,7 @@ def compile_all(*, until: float, sequences: bool) -> None:
     wanted = dict.fromkeys((size.dtype, size.precision, kernel) for size in rows for kernel in size.kernels)
     command = [sys.executable, "-m", "benchmarks.kernel_table", "unused", *(["--sequences"] if sequences else [])]
     command.append("--warm")
-    children = [subprocess.Popen([*command, *words]) for words in wanted]
+    children = [subprocess.Popen(orphans.ending([*command, *words])) for words in wanted]
     try:
         for child in children:
             child.wait(max(0.0, until - time.time()))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import Array, Empty, NumpyArray
     from fusedlstm.backends.sequence_run import SequencerForm, SequenceRun
+    from fusedlstm.gradients import LSTMGradients
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
     from fusedlstm.weights import LSTMWeights
@@ -66,6 +67,58 @@ class SequenceEngine(Protocol):
         """Return each layer's and direction's kernel for T steps of B rows.
 
         Each is a name of `sequence_choice`, or "numpy".
+        """
+
+
+class TrainingEngine(Protocol):
+    """Runs all layers and directions through whole sequences forward, and backward for their gradients.
+
+    Weights are in float32 or float64, without zoneout. Memory for the backward pass is a flat list of arrays, whose
+    meaning is the engine's own. Several threads may call an engine at once.
+    """
+
+    def forward(
+        self, engines: Sequence[Any], run: SequenceRun, *, every: int | None = None, is_step: bool = False
+    ) -> list[Array]:
+        """Do the work of `SequenceEngine.run`, bit for bit, and return new arrays for the backward pass.
+
+        None of them is an array of `run`, whose `cells` must be None.
+
+        Args:
+            engines: an engine for each layer and direction.
+            run: as for `SequenceEngine.run`.
+            every: keep the state after so many steps, instead of all steps. The backward pass then takes the steps in
+                between again.
+            is_step: whether this is a cell's step. There is one engine, and T is 1.
+        """
+
+    def release(self, saved: list[Array]) -> None:
+        """Take back what `forward` returned. The next call of the same sizes may overwrite and return it."""
+
+    def backward(
+        self,
+        engines: Sequence[Any],
+        run: SequenceRun,
+        saved: Sequence[Array],
+        d_outputs: Array | None,
+        d_finals: Sequence[LSTMState] | None,
+        *,
+        every: int | None = None,
+        wants_xs: bool = True,
+        wants_weights: Sequence[bool] | bool = True,
+    ) -> LSTMGradients:
+        """Return the gradients, in new arrays. Nothing is changed, so this may be called again.
+
+        Args:
+            engines: as in `forward`.
+            run: as in `forward`. Its outputs and finals aren't used.
+            saved: what `forward` returned.
+            d_outputs: (T, B, width), any strides. None is zeros.
+            d_finals: a gradient of each final state, any strides. None is zeros.
+            every: as in `forward`.
+            wants_xs: whether to compute the gradient of xs. Otherwise it is None.
+            wants_weights: whether to compute the gradients of the weights, for each layer and direction or for all.
+                Those that aren't wanted are None.
         """
 
 
@@ -199,6 +252,12 @@ class PoolEngine(Protocol):
         Prepare for as many rows of a step as that one was prepared for, and keep its `problems`.
         """
 
+    def retire(self) -> None:
+        """Free the memory once queued work is done. This engine isn't used again.
+
+        A finalizer does this, too, but an interrupt in a finalizer would be ignored.
+        """
+
     def audit(self, live: NumpyArray) -> None:
         """Set which slots are live, (capacity,) booleans. Call it before the first step with slots on the device."""
 
@@ -309,6 +368,13 @@ class Backend(Protocol):
 
     def sequence_engine(self, weights: StackedWeights, engines: Sequence[Any]) -> SequenceEngine:
         """Return an engine for whole sequences. Only the form of the weights matters, as calls pass their engines."""
+
+    def training_engine(self, weights: StackedWeights) -> TrainingEngine:
+        """Return an engine for gradients. Only the form of the weights matters, as calls pass their engines.
+
+        Raises:
+            NotImplementedError: this backend has none. The message names one that has.
+        """
 
     def stepper_engine(
         self,

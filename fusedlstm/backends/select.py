@@ -151,7 +151,7 @@ def compile_uses(uses: Sequence[Use], capability: int, *, jobs: int | None = Non
 
 
 def replay_timer(index: int) -> ReplayTimer:
-    """Return a ReplayTimer, which times a Stepper's steps on a GPU."""
+    """Return a ReplayTimer, which times steps or runs on a GPU."""
     from fusedlstm.backends.cuda.replay_timer import ReplayTimer
 
     return ReplayTimer(index)

@@ -48,7 +48,9 @@ def choose(
     measured: Measured | None = None,
     scans: bool = True,
 ) -> str:
-    """Return the kernel of a layer's sequences. It doesn't depend on other layers.
+    """Return the kernel of a layer's sequences: the fastest one measured, else that of tables of predictions.
+
+    It doesn't depend on other layers. It depends on `steps` only where the bits don't.
 
     Args:
         steps: the most steps that one graph takes.
@@ -60,23 +62,43 @@ def choose(
         projects: whether the layer projects h.
         forced: a kernel that the user named or batch_invariant needs, unchecked. Parts below FEWEST_STEPS never scan.
         can_plan: whether nvmath-python is there, without which "matmul" can't be planned.
-        measured: times of the layer's single steps on this GPU, or None. They don't count where the layer scans.
+        measured: times of the layer on this GPU, or None. Without times of sequences, those of single steps count
+            where the layer doesn't scan.
         scans: whether it may scan. A scan writes only the last state.
     """
     about = dtype, precision, capability
-    if scans and (forced == SCAN or (forced is None and _scans(B, size, *about, projects=projects))):
-        return SCAN if steps >= FEWEST_STEPS else OF_FEW_STEPS
-    (kernel,) = kernel_choice.runnable_layers(
-        B, (size,), *about, forced=of_steps(forced), can_plan=can_plan, measured=(measured,)
-    )
-    return kernel
+    can_scan = scans and _can_scan(size, *about, projects=projects)
+
+    def can_run(kernel: str) -> bool:
+        if kernel in (SCAN, "matmul"):
+            return can_scan if kernel == SCAN else can_plan
+        return kernel_choice.reason_against_device(capability) is None
+
+    kernel: str | None = None
+    if scans and forced == SCAN:
+        kernel = SCAN
+    elif of_steps(forced) is None:
+        times = {} if measured is None else measured.times_of_sequences(B)
+        kernel = next((each for each in times if can_run(each)), None)
+        if kernel is None and can_scan and _scans(B, size, dtype, precision):
+            kernel = SCAN
+    if kernel is None:
+        (kernel,) = kernel_choice.runnable_layers(
+            B, (size,), *about, forced=of_steps(forced), can_plan=can_plan, measured=(measured,)
+        )
+    return OF_FEW_STEPS if kernel == SCAN and steps < FEWEST_STEPS else kernel
 
 
-def _scans(B: int, size: tuple[int, int, int], dtype: str, precision: str, capability: int, *, projects: bool) -> bool:
-    """Return whether a layer can scan on this GPU, and is predicted to be fastest then."""
-    I, N, P = size
-    if _limit(N, P, dtype, precision, projects=projects) or reason_against_device(N, dtype, precision, capability):
-        return False
+def _can_scan(size: tuple[int, int, int], dtype: str, precision: str, capability: int, *, projects: bool) -> bool:
+    """Return whether a layer can scan on this GPU."""
+    _, N, P = size
+    reason = limit(N, P, dtype, precision, projects=projects)
+    return not (reason or reason_against_device(N, dtype, precision, capability))
+
+
+def _scans(B: int, size: tuple[int, int, int], dtype: str, precision: str) -> bool:
+    """Return whether a layer that can scan is predicted to be fastest then."""
+    I, N, _ = size
     rows, inputs = next(rows for most, rows in _ROWS if most >= N), _INPUTS[kernel_choice.arithmetic(dtype, precision)]
     return rows >= B and inputs >= B * I
 
@@ -90,14 +112,14 @@ def reason_against(layers: Sequence[LSTMWeights], precision: str) -> str | None:
     """Return why these layers can't all be scanned on any GPU, or None if they can."""
     for k, layer in enumerate(layers):
         projects = layer.weight_hr is not None
-        limit = _limit(layer.hidden_size, layer.output_size, layer.dtype.name, precision, projects=projects)
-        if limit is not None:
-            return limit if len(layers) == 1 else f"{limit} (layers[{k}])"
+        reason = limit(layer.hidden_size, layer.output_size, layer.dtype.name, precision, projects=projects)
+        if reason is not None:
+            return reason if len(layers) == 1 else f"{reason} (layers[{k}])"
     return None
 
 
-def _limit(N: int, P: int, dtype: str, precision: str, *, projects: bool) -> str | None:
-    """Return why a layer can't be scanned on any GPU."""
+def limit(N: int, P: int, dtype: str, precision: str, *, projects: bool) -> str | None:
+    """Return why a layer of N units and P columns of h can't be scanned on any GPU, or None if it can."""
     reason = kernel_choice.reason_against(SCAN, dtype, precision)
     if reason is None and N > MOST_UNITS:
         reason = f"scan has at most {MOST_UNITS} units, and a layer has {N}"
@@ -115,3 +137,10 @@ def reason_against_device(N: int, dtype: str, precision: str, capability: int) -
     if reason is None and is_tf32 and N > _MOST_OF_TF32 and not kernel_choice.is_roomy(capability):
         reason = f"with TF32, scan has at most {_MOST_OF_TF32} units on this GPU, and a layer has {N}"
     return reason
+
+
+def reason_against_kernel(kernel: str, N: int, dtype: str, precision: str, capability: int) -> str | None:
+    """Return why a GPU of this compute capability can't run a kernel on N units, or None if it can."""
+    if kernel == SCAN:
+        return reason_against_device(N, dtype, precision, capability)
+    return None if kernel == "matmul" else kernel_choice.reason_against_device(capability)

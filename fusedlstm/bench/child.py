@@ -1,7 +1,8 @@
 """A process of a benchmark, for one library, so that different libraries' threads don't disturb each other.
 
-It reads pickles from standard input: first a Task, to which it answers Ready, or why it can't step. Then
-each (every, seconds) asks for a Block of steps. It ends when the input does.
+It reads requests from standard input: first a Task, to which it answers Ready, or why it can't step. Then each (every,
+seconds) asks for a Block of steps. It ends when the input does, even during a block: then the parent process is gone,
+even if a signal killed it. A request is pickled bytes, so that the thread that waits for it makes no library's objects.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import os
 import pickle
 import signal
 import statistics
-import sys
+import threading
 import time
 import tracemalloc
 import warnings
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fusedlstm.backends.numpy import blas
@@ -24,6 +26,8 @@ from fusedlstm.bench.schedule import Block, back_to_back, by_deadlines
 from fusedlstm.bench.steppings import LIBRARIES, inputs_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.bench.steppings import Stepping, Task
 
@@ -91,7 +95,25 @@ def _allocated(step: Any) -> int:
     return statistics.median_low(peaks)
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+def requests_of(descriptor: int) -> Iterator[bytes]:
+    """Yield the requests that come through a pipe. A thread waits for them, and ends the process after the last one."""
+    come: SimpleQueue[bytes] = SimpleQueue()
+
+    def read() -> None:
+        try:
+            # Only this thread has the file. Python would fail to close it at exit while the thread waits for more.
+            file = open(descriptor, "rb", closefd=False)  # noqa: SIM115
+            while True:
+                come.put(pickle.load(file))
+        finally:
+            os._exit(0)  # a request that is cut off is the end, too
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield come.get()
+
+
+def serve(requests: Iterator[bytes], answers: BinaryIO) -> None:
     """Answer requests until they end."""
 
     def answer(what: object) -> None:
@@ -99,17 +121,13 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         answers.flush()
 
     try:
-        prepared = Prepared(pickle.load(requests))
+        prepared = Prepared(pickle.loads(next(requests)))
     except Exception as error:  # also a library's own errors: they say why it isn't timed
         answer(" ".join(str(error).split()) or type(error).__name__)
         return
     answer(prepared.ready)
-    while True:
-        try:
-            every, seconds = pickle.load(requests)
-        except EOFError:
-            return
-        answer(prepared.block(every, seconds))
+    for request in requests:
+        answer(prepared.block(*pickle.loads(request)))
 
 
 def main(threads: int | None) -> None:
@@ -126,4 +144,4 @@ def main(threads: int | None) -> None:
     warnings.simplefilter("ignore")  # of other libraries, about their choice of code
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, answers)
+    serve(requests_of(0), answers)

@@ -14,6 +14,7 @@ import numpy as np
 
 from fusedlstm.backends import kernel_choice, select
 from fusedlstm.backends.numpy import blas, cores, formula
+from fusedlstm.backends.numpy.thread_limit import at_most
 from fusedlstm.bench.child import CHECKED
 from fusedlstm.bench.result import BenchmarkResult, Times
 from fusedlstm.bench.steppings import LIBRARIES, OURS, Task, inputs_of, version
@@ -89,7 +90,7 @@ def benchmark(
     check_bool("peers", peers)
     threads = None
     if owner.backend == "numpy":
-        threads = owner._options["threads"] or blas.threads() or max(1, round(cores.available()))
+        threads = at_most(owner._options["threads"]) or max(1, round(cores.available()))
     run = _Run(owner, B, every, total, step, threads)
     try:
         run.start(LIBRARIES if peers else (OURS,))

@@ -59,7 +59,7 @@ class Worker:
 
     def _ask(self, request: object) -> Any:
         try:
-            pickle.dump(request, self._process.stdin)
+            pickle.dump(pickle.dumps(request), self._process.stdin)
             self._process.stdin.flush()
         except OSError as error:
             raise self._ended() from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import fusedlstm
@@ -51,7 +52,7 @@ def _add_backend(command: argparse.ArgumentParser, default: str) -> None:
 
 def _add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--threads", type=_positive, metavar="N", help="the most threads on NumPy; default: as many as its BLAS has"
+        "--threads", type=_positive, metavar="N", help="the most threads on NumPy; default and limit: those of its BLAS"
     )
 
 
@@ -223,11 +224,12 @@ def _add_tune(add: Callable[..., argparse.ArgumentParser]) -> None:
     command = add(
         "tune",
         help="measure the kernels for your weights on this GPU, and choose by the times from then on",
-        description="Time every kernel that can step the layers of these weights, once its results agree with the "
-        "formula. The times are kept in the cache folder, for this GPU, its driver, and this version of fusedlstm. New "
-        "cells, LSTMs, Steppers and pools with layers of the same sizes, dtype and precision then use the fastest "
-        "kernel. For a number of rows that was not measured, the next larger measured one counts. Without times, a "
-        "table chooses, which comes from a model. Exit with 1 if a kernel's results are wrong.",
+        description="Time every kernel that can step the layers of these weights, or run their sequences, once its "
+        "results agree with the formula. The times are kept in the cache folder, for this GPU, its driver, and this "
+        "version of fusedlstm. New cells, LSTMs, Steppers, Sequencers and pools with layers of the same sizes, dtype "
+        "and precision then use the fastest kernel. For a number of rows that was not measured, the next larger "
+        "measured one counts. Without times, a table chooses, which comes from a model. Exit with 1 if a kernel's "
+        "results are wrong.",
     )
     _add_weights(command, "a number of rows to measure; may be repeated; default: ten from 1 to 4096")
     command.add_argument("--backend", metavar="NAME", help="cuda or cuda:<index>; default: the first GPU")
@@ -311,7 +313,7 @@ def _add_convert(add: Callable[..., argparse.ArgumentParser]) -> None:
     convert.add_argument(
         "--initial-state",
         metavar="S.npz",
-        help="where to write an ONNX model's constant initial state, for run --state; refused without this option",
+        help="where to write the constant initial state of an ONNX or Keras model, for run --state; else it is refused",
     )
     convert.add_argument(
         "--forget-bias", type=float, metavar="X", help="what the cell adds to the forget gate at each step"
@@ -346,7 +348,7 @@ def _function(text: str) -> str | tuple[str | float, ...]:
     """Return what "leaky_relu:0.01" means: a name, and its parameters."""
     name, *parameters = text.split(":")
     try:
-        return (name, *map(float, parameters)) if parameters else name
-    except ValueError:
+        return (name, *(float(Fraction(each) if "/" in each else each) for each in parameters)) if parameters else name
+    except (ValueError, ZeroDivisionError):
         wanted = "a name, and its numbers after colons, such as elu:0.5"
         raise argparse.ArgumentTypeError(f"wanted {wanted}; got {text!r}") from None

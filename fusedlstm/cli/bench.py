@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.atomic_write import check_target, replace
+from fusedlstm.atomic_write import check_target, is_replaceable, replace
 from fusedlstm.bench.running import benchmark
 from fusedlstm.cell import LSTMCell
 from fusedlstm.lstm import LSTM
@@ -38,7 +38,8 @@ def bench(
         seconds: the time of each library for each number of rows.
         step: how to step.
         peers: whether to time other libraries.
-        json_path: a file that is replaced after each number of rows; None for no file.
+        json_path: a file that is replaced after each number of rows, or a pipe that is written at the end; None for
+            no file.
         dtype: the dtype to step in; None for the weights' own.
         options: of the cell or LSTM.
 
@@ -59,6 +60,6 @@ def bench(
         say(f"{result}\n")
         status |= bool(result.wrong)
         texts.append(result.to_json())
-        if json_path is not None:
+        if json_path is not None and (len(texts) == len(batches) or is_replaceable(json_path)):
             replace(json_path, ("[\n" + ",\n".join(texts) + "\n]\n").encode())
     return status

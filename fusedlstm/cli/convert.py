@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusedlstm import files
 from fusedlstm.arrays import dtypes
-from fusedlstm.atomic_write import check_target, replace
+from fusedlstm.atomic_write import check_target, is_replaceable, replace
 from fusedlstm.convert.archives import open_archive
 from fusedlstm.convert.checking import check
 from fusedlstm.convert.parts import parts_of
@@ -96,12 +97,16 @@ def convert_file(
 
 
 def _check_outs(source: str, out: str, state_out: str | None, system: str, *, force: bool) -> System:
-    """Return the source's system. Raise if an output is part of the source, or exists and `force` is not set."""
+    """Return the source's system. Raise if an output is part of the source, or exists and `force` is not set.
+
+    An output may be a pipe, but not the source.
+    """
+    files.refuse_pipe(source)
     outs = {"OUT": out} | ({} if state_out is None else {"--initial-state": state_out})
     parts = {"SOURCE": source} | parts_of(source)
     for name, path in outs.items():
         check_target(name, path, parts | {other: outs[other] for other in outs if other != name})
-        if os.path.exists(path) and not force:
+        if os.path.exists(path) and is_replaceable(path) and not force:
             fail(ValueError, name, "a file that does not exist yet", repr(path), "Use --force to overwrite it")
     found = BY_NAME[recognise(source) if system == "auto" else system]
     for name, path in outs.items():

@@ -106,8 +106,9 @@ def run_files(
 
 
 def _default_out(inputs_path: str) -> str:
-    # A shell's <(command) is a link to a pipe that has no name.
-    is_nameless = os.path.exists(inputs_path) and not os.path.exists(os.path.realpath(inputs_path))
+    # A shell's <(command) and /dev/stdin are links to a pipe or a file elsewhere.
+    folder = os.path.realpath(os.path.dirname(inputs_path))
+    is_nameless = os.path.islink(inputs_path) and (folder == "/dev" or folder.startswith("/proc/"))
     if inputs_path == STANDARD or is_nameless:
         wanted = "a path, or - for standard output, if INPUTS is standard input or a shell's pipe"
         fail(ValueError, "--out", wanted, "none")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fusedlstm.backends import select
-from fusedlstm.backends.measured import Layer, Measured, kernels_of, now
+from fusedlstm.backends import select, sequence_choice
+from fusedlstm.backends.kernel_choice import SCAN
+from fusedlstm.backends.measured import Layer, Measured, now
 from fusedlstm.backends.uses import Use
 from fusedlstm.cli.compile import compile_first
 from fusedlstm.stacked import load_weights
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from fusedlstm.weights import LSTMWeights
 
 BATCHES = (1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+# What is measured, by its name in `Measured.updated`: the words for it, and how.
+_KINDS = {"rows": ("", turns.measure_steps), "sequences": (" sequences", turns.measure_sequences)}
 
 
 def tune(
@@ -35,7 +39,9 @@ def tune(
     seconds: float | None = None,
     forget: bool = False,
 ) -> int:
-    """Measure each layer of some files, keep the times in the cache, and return the command's exit status.
+    """Measure each layer of some files, in single steps and in sequences, and return the command's exit status.
+
+    The times are kept in the cache.
 
     Args:
         say: writes a line.
@@ -63,20 +69,22 @@ def tune(
     weights = [each for path in paths for each in _in_dtypes(path, dtypes)]
     layers = {Layer.of(each, precision): each for each in weights}
     batches = sorted(set(batches or BATCHES))
-    compile_first(say, list(_uses(layers, batches, precision)), select.capability(device))
-    timer, is_right, kept = select.replay_timer(device), True, set[Path]()
-    for layer, of in layers.items():
-        for B in batches:
-            if seconds is not None and time.monotonic() - start >= seconds:
-                say(f"{layer} B={B}: not measured: the {seconds:g} seconds were over")
-                continue
-            found = turns.measure(of, layer, B, backend=f"cuda:{device}", precision=precision, timer=timer)
-            say(f"{layer} B={B}: {_described(found)}")
-            is_right = is_right and not found.wrong
-            if found.seconds:
-                before = select.times_of(device, layer) or Measured({}, now())
-                kept.add(select.keep_times(device, layer, before.with_rows({B: found.seconds})))
+    capability = select.capability(device)
+    compile_first(say, list(_uses(layers, batches, precision, capability)), capability)
+    about: dict[str, Any] = {"backend": f"cuda:{device}", "precision": precision, "timer": select.replay_timer(device)}
+    is_right, kept = True, set[Path]()
+    for (layer, of), B, (kind, (words, measure)) in itertools.product(layers.items(), batches, _KINDS.items()):
+        if seconds is not None and time.monotonic() - start >= seconds:
+            say(f"{layer} B={B}{words}: not measured: the {seconds:g} seconds were over")
+            continue
+        found = measure(of, layer, B, **about)
+        say(f"{layer} B={B}{words}: {_described(found)}")
+        is_right = is_right and not found.wrong
+        if found.seconds:
+            before = select.times_of(device, layer) or Measured({}, now())
+            kept.add(select.keep_times(device, layer, before.updated(**{kind: {B: found.seconds}})))
     say("\n".join(f"kept in {path}" for path in sorted(kept)) or "nothing was measured")
+    say(f"done in {time.monotonic() - start:.1f} s")
     return 0 if is_right else 1
 
 
@@ -96,10 +104,14 @@ def _in_dtypes(path: str, names: Sequence[str] | None) -> Iterable[LSTMWeights]:
         yield from weights.astype(name).layers
 
 
-def _uses(layers: dict[Layer, LSTMWeights], batches: Sequence[int], precision: str) -> Iterable[Use]:
+def _uses(layers: dict[Layer, LSTMWeights], batches: Sequence[int], precision: str, capability: int) -> Iterable[Use]:
+    """Yield what all kernels of a GPU are used for."""
     for layer, weights in layers.items():
-        for kernel in kernels_of(layer.arithmetic):
-            yield Use(weights, precision, False, kernel, batches, ("stepper",), contiguous=True)
+        about = weights.hidden_size, weights.dtype.name, precision, capability
+        for kernel in layer.kernels_of_sequences():
+            if sequence_choice.reason_against_kernel(kernel, *about) is None:
+                objects = ("sequence",) if kernel == SCAN else ("stepper", "sequence")
+                yield Use(weights, precision, False, kernel, batches, objects, contiguous=True)
 
 
 def _described(found: Found) -> str:

@@ -5,7 +5,9 @@ Nothing in a file is executed. Sizes that it claims are checked before memory is
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,10 +16,10 @@ import numpy as np
 
 from fusedlstm import npy
 from fusedlstm.arrays import dtypes
-from fusedlstm.convert.containers import START, what_file, what_zip
+from fusedlstm.convert.containers import START, is_safetensors, what_file, what_zip
 from fusedlstm.convert.trees import LONGEST_NAME
 from fusedlstm.errors import WeightsFileError
-from fusedlstm.files import reading
+from fusedlstm.files import reading, refuse_pipe
 from fusedlstm.validation.arguments import check_path
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from fusedlstm.validation.arguments import AnyPath
 
 _ZIP = b"PK"
-_HEADER = b"{"  # starts a safetensors file's header, after eight bytes with the header's length
 # How much a file may expand. Weights are noise, which hardly compresses.
 _MOST_GROWTH, _ALWAYS_ALLOWED = 64, 1 << 24
 # But pruned weights and new biases are zeros, which compress a thousandfold. So any file may inflate to a gigabyte. A
@@ -52,18 +53,19 @@ def open_archive(path: AnyPath) -> Mapping[str, NumpyArray]:
     Arrays of a .npz file are read on access.
 
     Raises:
-        WeightsFileError: the file is neither, or is damaged. Accessing an array raises it too, if the array is damaged
-            or NumPy doesn't know its dtype.
+        WeightsFileError: the file is neither, is damaged, or is a pipe. Accessing an array raises it too, if the array
+            is damaged or NumPy doesn't know its dtype.
         OSError: the file can't be read.
         TypeError: `path` is not a path.
     """
     name = check_path("path", path)
+    refuse_pipe(name)
     with reading(name):
         with open(name, "rb") as file:
             start = file.read(START)
         if start.startswith(_ZIP):
             return _Npz(name)
-        if start[8:9] == _HEADER:
+        if is_safetensors(start):
             return _Safetensors(name)
         if what := what_file(start):
             raise WeightsFileError(f"{name} is {what}")
@@ -71,10 +73,16 @@ def open_archive(path: AnyPath) -> Mapping[str, NumpyArray]:
 
 
 def open_npz(path: AnyPath) -> Mapping[str, NumpyArray]:
-    """Return the arrays of a .npz file by name, as `open_archive` does."""
+    """Return the arrays of a .npz file by name, as `open_archive` does. A pipe or a device is read to its end."""
     name = check_path("path", path)
     with reading(name):
-        return _Npz(name)
+        with open(name, "rb") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return _Npz(name)
+            content = file.read(len(_ZIP))
+            if content == _ZIP:  # otherwise it may have no end
+                content += file.read()
+        return _Npz(name, content)
 
 
 def may_become(size: int) -> int:
@@ -98,10 +106,11 @@ def check_names(path: str, names: Iterable[str]) -> None:
 class _Npz(Mapping[str, Any]):
     """The arrays of a .npz file. Accessing a pickled object raises."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, content: bytes | None = None) -> None:
         self._path = path
         with reading(path, " is damaged, or not a .npz file"):
-            self._archive = zipfile.ZipFile(path)  # stays open, as listing many members takes long
+            file = path if content is None else io.BytesIO(content)
+            self._archive = zipfile.ZipFile(file)  # stays open, as listing many members takes long
         self._members: dict[str, str] = {}
         for member in self._archive.namelist():
             name = member.removesuffix(".npy")
@@ -112,7 +121,8 @@ class _Npz(Mapping[str, Any]):
         if not self._members and (what := what_zip(self._archive.namelist())):
             raise WeightsFileError(f"{path} is {what}")
         check_names(path, self._members)
-        self._most = may_inflate_to(os.path.getsize(path))  # bytes, for all arrays together
+        size = os.path.getsize(path) if content is None else len(content)
+        self._most = may_inflate_to(size)  # bytes, for all arrays together
         self._read: set[str] = set()
         self._bytes = 0
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import zipfile
 from typing import TYPE_CHECKING
 
 from fusedlstm import files
 from fusedlstm.convert.archives import open_archive
-from fusedlstm.convert.containers import START, what_file, what_zip
+from fusedlstm.convert.containers import START, is_safetensors, what_file, what_zip
 from fusedlstm.convert.systems import SYSTEMS
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.validation.arguments import check_path
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from fusedlstm.validation.arguments import AnyPath
 
 _ZIP = b"PK\x03\x04"
-_SAFETENSORS = re.compile(rb".{8}\{", re.DOTALL)
 _HINT = "Name its system with --from, or call that system's function in fusedlstm.convert"
 
 
@@ -28,14 +29,17 @@ def recognise(path: AnyPath) -> str:
     """Return the name of the system that wrote a file or folder, such as "torch".
 
     Raises:
-        WeightsFileError: the system is unknown or not supported, or it is a file in our own format.
+        WeightsFileError: the system is unknown or not supported, or it is a file in our own format, or a pipe.
         OSError: it can't be read.
         TypeError: `path` is not a path.
     """
     name = check_path("path", path)
+    files.refuse_pipe(name)
     for system in SYSTEMS:
         if system.signs.at is not None and system.signs.at(name):
             return system.name
+    if os.path.isdir(name):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory: give the file in it that has the LSTM", name)
     with files.reading(name):
         return _of_file(name)
 
@@ -45,15 +49,15 @@ def _of_file(name: str) -> str:
         start = file.read(START)
     if start.startswith(_ZIP):
         return _of_zip(name)
+    if is_safetensors(start):
+        if files.is_ours(name):
+            raise WeightsFileError(f"{name} is already fusedlstm's own file, which load_weights reads")
+        return _of_names(name, open_archive(name))
     for system in SYSTEMS:
         if system.signs.start and re.match(system.signs.start, start):
             return _unless_refused(name, system)
     if what := what_file(start):
         raise WeightsFileError(f"{name} is {what}")
-    if _SAFETENSORS.match(start):
-        if files.is_ours(name):
-            raise WeightsFileError(f"{name} is already fusedlstm's own file, which load_weights reads")
-        return _of_names(name, open_archive(name))
     raise WeightsFileError(f"{name} is not a known kind of file. {_HINT}")
 
 

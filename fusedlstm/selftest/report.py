@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from fusedlstm.atomic_write import replace
+from fusedlstm.atomic_write import is_replaceable, replace
 from fusedlstm.selftest.running import PASSED
 
 if TYPE_CHECKING:
@@ -39,8 +39,11 @@ class Report:
         self.left: Sequence[Group] = ()
 
     def write(self, running: Check | None, status: int | None = None) -> None:
-        """Write the file. `running` is the check that begins now, and `status` that of the command, at its end."""
-        if self._path is None:
+        """Write the file. `running` is the check that begins now, and `status` that of the command, at its end.
+
+        A pipe is only written to at the end.
+        """
+        if self._path is None or (status is None and not is_replaceable(self._path)):
             return
         head = {
             "format": _FORMAT,

@@ -1,4 +1,4 @@
-"""Check a Stepper's results. Rows of its inputs repeat, so the formula is computed for one period only.
+"""Check the results of a Stepper or a Sequencer. Rows of inputs repeat, so the formula is computed for one period only.
 
 The period is prime, so the result differs if a kernel swaps rows, or takes them from another tile.
 """
@@ -19,12 +19,14 @@ from fusedlstm.stepper import Stepper
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.cell import LSTMCell
+    from fusedlstm.lstm import LSTM
     from fusedlstm.sequencer import Sequencer
     from fusedlstm.weights import LSTMWeights
 
 PERIOD = 97
 _STEPS = 2  # as a Stepper may have a graph for each of two buffers
 _BUFFERS = 2
+_CHECKED_STEPS = 4  # of a Sequencer, one more than the fewest of a scan
 # The error of a product from rounding its factors and its sum, relative to the sum of its absolute terms.
 _OF_PRODUCTS = {"float64": 1e-15, "float32": 1e-6, "tf32": 2**-10, "float16": 1e-6, "bfloat16": 1e-6}
 
@@ -42,7 +44,7 @@ class Periodic:
     """
 
     def __init__(self, weights: LSTMWeights, arithmetic: str) -> None:
-        rng, dtype = np.random.default_rng(0), weights.dtype
+        self._weights, rng, dtype = weights, np.random.default_rng(0), weights.dtype
         sizes = weights.input_size, weights.output_size, weights.hidden_size
         self.x, self.h, self.c = (rng.uniform(-1, 1, (PERIOD, size)).astype(dtype) for size in sizes)
         self.c = self.c.astype(dtypes.state_dtype(dtype))
@@ -74,6 +76,31 @@ class Periodic:
                     return f"{name} differs from the formula by {worst:.1e}, but at most {tolerance:.1e} is allowed"
         return None
 
+    def complaint_of_run(self, lstm: LSTM, sequencer: Sequencer) -> str | None:
+        """Run from the inputs, and return what is wrong with the first outputs or the final h, or None.
+
+        In step t, row r has the x of row r + t. The formula continues from the outputs that it is compared with, as two
+        right sequences may drift apart. Its c isn't compared: an error of c shows in the next output.
+        """
+        T, rows = sequencer.steps, np.arange(sequencer.batch) % PERIOD
+        poison(sequencer)
+        sequencer.write((_on_device(lstm, self.h[rows], self.c[rows]),))
+        outputs = sequencer.run(lstm.asarray(self.x[(rows + np.arange(T)[:, None]) % PERIOD]))
+        period = np.arange(min(sequencer.batch, PERIOD))
+        h, c = self.h[period], self.c[period]
+        for t in range(min(T, _CHECKED_STEPS)):
+            got = to_host("outputs", outputs[t])
+            wanted, c = formula.step(self._weights, self.x[(period + t) % PERIOD], h, c)
+            tolerance = (t + 1) * self._tolerances[0] * max(1.0, float(_sizes(h).max()))  # errors of c add up
+            worst = _worst(got, wanted, rows)
+            if not worst <= tolerance:
+                return f"output {t} differs from the formula by {worst:.1e}, but at most {tolerance:.1e} is allowed"
+            h = got[period]
+        (final,) = sequencer.read()
+        if to_host("h", final.h).tobytes() != to_host("outputs", outputs[T - 1]).tobytes():
+            return "the final h is not the last output"
+        return None
+
 
 def poison(owner: Stepper[LSTMState] | Sequencer) -> None:
     """Fill all buffers of a Stepper's state with NaN, on a GPU, or of a Sequencer's state and outputs.
@@ -90,7 +117,7 @@ def poison(owner: Stepper[LSTMState] | Sequencer) -> None:
         owner.step() if isinstance(owner, Stepper) else owner.run()
 
 
-def _on_device(cell: LSTMCell, h: NumpyArray, c: NumpyArray) -> LSTMState:
+def _on_device(cell: LSTMCell | LSTM, h: NumpyArray, c: NumpyArray) -> LSTMState:
     return LSTMState(h=cell.asarray(h), c=cell.asarray(c, c.dtype))
 
 

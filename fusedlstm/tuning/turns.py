@@ -1,4 +1,4 @@
-"""Time each kernel's steps of a layer: the results first, then the times, in turns."""
+"""Time each kernel's steps of a layer: the results first, then the times, in turns. The steps are single or in runs."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from fusedlstm.backends.measured import kernels_of
 from fusedlstm.cell import LSTMCell
+from fusedlstm.lstm import LSTM
 from fusedlstm.tuning.periodic import Periodic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from fusedlstm.backends.measured import Layer
-    from fusedlstm.state import LSTMState
-    from fusedlstm.stepper import Stepper
     from fusedlstm.weights import LSTMWeights
 
-    Timer: TypeAlias = Callable[[Callable[[], object], int], float]  # takes a step, and how many times to take it
+    Work: TypeAlias = Callable[[], object]
+    Check: TypeAlias = Callable[[], str | None]  # returns what is wrong with the results
+    Timer: TypeAlias = Callable[[Work, int], float]  # takes work, and how many times to do it
 
+STEPS = 64  # of a run, as many as a graph of a call has at most
+_FEWEST_STEPS = 4  # the smallest graph of a call that can scan
+_MOST_BUFFERS = 256 << 20  # bytes of the inputs and outputs of a run, as each kernel has its own
 _TURNS = 9
-_BURST = 400e-6  # seconds of the steps that are timed as one
-_MOST_STEPS = 40  # in a burst
+_BURST = 400e-6  # seconds of the work that is timed as one
+_MOST_TIMES = 40  # in a burst
 
 
 @dataclass
@@ -40,8 +43,8 @@ class Found:
     wrong: dict[str, str] = field(default_factory=dict)
 
 
-def measure(weights: LSTMWeights, layer: Layer, B: int, *, backend: str, precision: str, timer: Timer) -> Found:
-    """Measure all kernels of a layer for B rows.
+def measure_steps(weights: LSTMWeights, layer: Layer, B: int, *, backend: str, precision: str, timer: Timer) -> Found:
+    """Measure all kernels of a layer's single steps, in Steppers of B rows.
 
     Args:
         weights: the weights of the layer.
@@ -49,39 +52,81 @@ def measure(weights: LSTMWeights, layer: Layer, B: int, *, backend: str, precisi
         B: the number of rows.
         backend: "cuda" or "cuda:<index>".
         precision: as in LSTMCell.
-        timer: takes a step many times, and returns the seconds of one.
+        timer: does some work many times, and returns the mean seconds.
     """
-    found, inputs = Found(), Periodic(weights, layer.arithmetic)
-    steppers: dict[str, Stepper[LSTMState]] = {}
-    for kernel in kernels_of(layer.arithmetic):
-        try:
-            cell = LSTMCell(weights, backend=backend, precision=precision, kernel=kernel)
-            stepper = cell.stepper(B)
-        except (RuntimeError, MemoryError) as error:  # the GPU is too old, a library is missing, memory runs out
-            found.unable[kernel] = str(error)
-            continue
-        complaint = inputs.complaint(cell, stepper)
-        if complaint is None:
-            steppers[kernel] = stepper
-        else:
-            found.wrong[kernel] = complaint
-    found.seconds = _in_turns(steppers, timer)
+    inputs = Periodic(weights, layer.arithmetic)
+
+    def made(kernel: str) -> tuple[Work, Check]:
+        cell = LSTMCell(weights, backend=backend, precision=precision, kernel=kernel)
+        stepper = cell.stepper(B)
+        return stepper.step, lambda: inputs.complaint(cell, stepper)
+
+    return _measure(layer.kernels(), made, timer)
+
+
+def measure_sequences(
+    weights: LSTMWeights, layer: Layer, B: int, *, backend: str, precision: str, timer: Timer
+) -> Found:
+    """Measure all kernels of a layer's sequences, in Sequencers of B rows, and return the times of a step.
+
+    The arguments are those of `measure_steps`.
+    """
+    inputs, T = Periodic(weights, layer.arithmetic), steps_of_run(weights, B)
+
+    def made(kernel: str) -> tuple[Work, Check]:
+        lstm = LSTM(weights, backend=backend, precision=precision, kernel=kernel)
+        if lstm.kernels(T, B) != (kernel,):
+            raise RuntimeError("calls with so many rows take too few steps at once")
+        sequencer = lstm.sequencer(T, B)
+        return sequencer.run, lambda: inputs.complaint_of_run(lstm, sequencer)
+
+    found = _measure(layer.kernels_of_sequences(), made, timer)
+    found.seconds = {kernel: seconds / T for kernel, seconds in found.seconds.items()}
     return found
 
 
-def _in_turns(steppers: dict[str, Stepper[LSTMState]], timer: Timer) -> dict[str, float]:
-    """Return the median seconds of a step of each Stepper.
+def steps_of_run(weights: LSTMWeights, B: int) -> int:
+    """Return how many steps a run of B rows has: STEPS, or fewer if its inputs and outputs are large."""
+    nbytes = B * (weights.input_size + weights.output_size) * weights.dtype.itemsize
+    return max(_FEWEST_STEPS, min(STEPS, _MOST_BUFFERS // nbytes))
+
+
+def _measure(kernels: Iterable[str], made: Callable[[str], tuple[Work, Check]], timer: Timer) -> Found:
+    """Measure kernels. `made` returns the work of one, and the check of its results.
+
+    It raises RuntimeError or MemoryError if the kernel can't run: the GPU is too old, a library is missing, or memory
+    runs out.
+    """
+    found = Found()
+    works: dict[str, Work] = {}
+    for kernel in kernels:
+        try:
+            work, check = made(kernel)
+        except (RuntimeError, MemoryError) as error:
+            found.unable[kernel] = str(error)
+            continue
+        complaint = check()
+        if complaint is None:
+            works[kernel] = work
+        else:
+            found.wrong[kernel] = complaint
+    found.seconds = _in_turns(works, timer)
+    return found
+
+
+def _in_turns(works: dict[str, Work], timer: Timer) -> dict[str, float]:
+    """Return the median seconds of each work.
 
     Each turn times all of them, so a change in the GPU's speed affects all alike.
     """
-    bursts = {kernel: _burst(timer(stepper.step, 3)) for kernel, stepper in steppers.items()}
-    times: dict[str, list[float]] = {kernel: [] for kernel in steppers}
+    bursts = {kernel: _burst(timer(work, 3)) for kernel, work in works.items()}
+    times: dict[str, list[float]] = {kernel: [] for kernel in works}
     for _ in range(_TURNS):
-        for kernel, stepper in steppers.items():
-            times[kernel].append(timer(stepper.step, bursts[kernel]))
+        for kernel, work in works.items():
+            times[kernel].append(timer(work, bursts[kernel]))
     return {kernel: statistics.median(each) for kernel, each in times.items()}
 
 
 def _burst(seconds: float) -> int:
-    """Return how many steps to time as one."""
-    return max(1, min(_MOST_STEPS, round(_BURST / max(seconds, 1e-7))))
+    """Return how many times to do the work that is timed as one."""
+    return max(1, min(_MOST_TIMES, round(_BURST / max(seconds, 1e-7))))

@@ -151,7 +151,7 @@ class SequenceChecks:
             fail(TypeError, "lengths", "integers, the steps that each row takes", f"dtype {array.dtype}")
         check_shape("lengths", array.shape, "B", {"B": B})
         if strict or isinstance(array, np.ndarray):
-            _check_range(to_host("lengths", array), T)
+            check_range(to_host("lengths", array), T)
         return array
 
     def _host_or_own(self, name: str, value: Any) -> Array:
@@ -163,7 +163,7 @@ class SequenceChecks:
         return value
 
 
-def _check_range(lengths: NumpyArray, T: int) -> None:
+def check_range(lengths: NumpyArray, T: int) -> None:
     """Raise unless all lengths are from 0 to T."""
     wrong = np.flatnonzero((lengths < 0) | (lengths > T))
     if wrong.size:

@@ -112,11 +112,11 @@ def test_member_with_a_wrong_size_raises(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "neither"),
+        (b"", "is empty"),
         (b"PK\x03\x04 and so on", "damaged, or not a .npz file"),
         (struct.pack("<Q", 99) + b"{}", "damaged, or not a safetensors file"),
-        (struct.pack("<Q", 2**63) + b"{}", "damaged, or not a safetensors file"),
-        (b"\x89HDF\r\n\x1a\n0000", "neither"),
+        (struct.pack("<Q", 2**63) + b"{}", "neither"),
+        (b"\x89HDF\r\n\x1a\n0000", "is an HDF5 file, such as Keras's"),
     ],
 )
 def test_other_files(content, message, tmp_path):

@@ -340,7 +340,7 @@ def bidirectional(merge_mode="concat", ways=(False, True), cells=None):
         (bidirectional("sum"), "both.merge_mode: wanted 'concat', as our LSTM concatenates .* got 'sum'"),
         (
             bidirectional(None),
-            "both.merge_mode: wanted 'concat', .* got None. Convert forward_layer and backward_layer separately",
+            "both.merge_mode: wanted 'concat', .* got None. Pass the layer's forward_layer and backward_layer",
         ),
         (bidirectional(ways=(True, False)), "both/way0.go_backwards: wanted False; got True"),
         (bidirectional(ways=(False, False)), "both/way1.go_backwards: wanted True; got False"),

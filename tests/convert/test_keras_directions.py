@@ -57,6 +57,7 @@ def apart(model, weights, *, turned):
     return np.abs(outputs - wanted).max()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("case", CASES)
 def test_layers_of_different_directions(keras, case, tmp_path, caplog):
     pytest.importorskip("h5py")

@@ -388,7 +388,8 @@ def test_missing_file_raises(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it is not a Keras file, which is HDF5 .* or a zip file"),
+        (b"", "it is empty"),
+        (b"text", "it is not a Keras file, which is HDF5 .* or a zip file"),
         (b"\x89HDF\r\n\x1a\n", "m.keras: "),
         (b"\x89HDF\r\n\x1a\n" + bytes(1000), "m.keras: "),
         (b"PK\x03\x04" + bytes(100), "not a zip file"),

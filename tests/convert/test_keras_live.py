@@ -54,6 +54,7 @@ def assert_same(layer, weights, xs, tolerance):
         assert np.abs(values(state.c) - values(flat[2 * k + 1])).max() <= tolerance
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_cell(keras, dtype, use_bias):
@@ -146,6 +147,7 @@ def options_of(keras):
     return {"return_sequences": True, "return_state": True, "dtype": precise(keras)}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 4)])
 @pytest.mark.parametrize("kind", ["LSTM", "RNN", "stack", "Bidirectional", "Bidirectional RNN", "own backward"])
 def test_layers(keras, kind, sizes, tmp_path):

@@ -57,7 +57,7 @@ def test_missing_file_raises(tmp_path):
     [
         (b"", "is empty, or is not ONNX: it has no graph"),
         (b"not a model", "is damaged, or is not ONNX: it can't be parsed ("),
-        (b"\x89HDF\r\n\x1a\n" + bytes(99), "is damaged, or is not ONNX: it can't be parsed ("),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "is an HDF5 file, such as Keras's: call"),
     ],
 )
 def test_other_files_raise(content, message, tmp_path):
@@ -66,7 +66,7 @@ def test_other_files_raise(content, message, tmp_path):
     with pytest.raises(WeightsFileError) as raised:
         convert.from_onnx(path)
     assert str(raised.value).startswith(f"{path} {message}")
-    with pytest.raises(WeightsFileError, match="the ONNX model is .*, or is not ONNX"):
+    with pytest.raises(WeightsFileError, match="the ONNX model is (.*, or is not ONNX|an HDF5 file)"):
         convert.from_onnx(content)
 
 

@@ -1,5 +1,6 @@
 """Recognise which system wrote a file."""
 
+import json
 import pickle
 import re
 import zipfile
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fusedlstm import LSTMWeights, WeightsFileError
+from fusedlstm import LSTMWeights, WeightsFileError, convert
 from fusedlstm.convert.recognise import recognise
 from fusedlstm.convert.systems import BY_NAME
 
@@ -84,6 +85,19 @@ def test_checkpoints_are_recognised(tmp_path):
     assert recognise(tmp_path / "saved") == "tf1"
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 0x81 + 0xA8 * 256 - 1, 0x1F8B])
+def test_safetensors_of_all_lengths(length, tmp_path):
+    """Its first bytes are a length, and may look like those of pickles and other files."""
+    header = {
+        name: {"dtype": "F32", "shape": [4, 1], "data_offsets": [start, start + 16]}
+        for name, start in (("weight_ih_l0", 0), ("weight_hh_l0", 16))
+    }
+    text = json.dumps(header).encode()
+    (tmp_path / "w").write_bytes(length.to_bytes(8, "little") + text.ljust(length) + bytes(32))
+    assert recognise(tmp_path / "w") == "torch"
+    assert convert.from_torch(tmp_path / "w").num_layers == 1
+
+
 def test_pytorch_is_recognised(tmp_path):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     for new in (True, False):
@@ -101,8 +115,8 @@ def test_onnx_is_recognised(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not a known kind of file. Name its system with --from"),
-        (b"#!/bin/sh", "is not a known kind of file"),
+        (b"", "w is empty"),
+        (b"#!/bin/sh", "is not a known kind of file. Name its system with --from"),
         (b"\x1c\0\0\0TFL3\0\0\0\0", "a TFLite model: give its tensors to fusedlstm.convert.from_tflite"),
         (pickle.dumps({"weight_ih": 1}, protocol=4), "a Python pickle, which is never read"),
         (b"PK\x03\x04", "a damaged zip file"),

@@ -350,10 +350,7 @@ def test_differences_are_found():
 
 
 def test_a_process_serves_blocks():
-    requests = io.BytesIO()
-    for request in (task(), (None, 1e-9), (1e-9, 1e-9)):
-        pickle.dump(request, requests)
-    requests.seek(0)
+    requests = map(pickle.dumps, (task(), (None, 1e-9), (1e-9, 1e-9)))
     answers = io.BytesIO()
     child.serve(requests, answers)
     answers.seek(0)
@@ -450,11 +447,12 @@ def test_our_own_failure_raises(scripted):
 
 def test_a_crowded_machine_is_named(scripted, monkeypatch):
     monkeypatch.setattr(cores, "idle", lambda: 1.0)
+    monkeypatch.setattr(blas, "threads", lambda: 7)
     found = fusedlstm.benchmark(cell(threads=3))
     assert found.warning == cores.complaint(3) != ""
     assert fusedlstm.benchmark(cell(threads=1)).warning == ""
-    monkeypatch.setattr(blas, "threads", lambda: 7)
-    assert {times.threads for times in fusedlstm.benchmark(cell()).libraries} == {7}
+    for threads in (None, 9):
+        assert {times.threads for times in fusedlstm.benchmark(cell(threads=threads)).libraries} == {7}
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def test_new_cells_warn_once(machine, monkeypatch, caplog):
     LSTMCell(WEIGHTS, backend="numpy", threads=1)
     assert not caplog.records
     LSTMCell(WEIGHTS, backend="numpy")
+    LSTMCell(WEIGHTS, backend="numpy", threads=7)  # which has no effect
     LSTM(StackedWeights.random(2, 3, 2, seed=0), backend="numpy", threads=2)
     (record,) = caplog.records
     assert record.levelname == "WARNING"

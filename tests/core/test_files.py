@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save as to_bytes
 
-from fusedlstm import LSTMWeights, WeightsFileError, files
+from fusedlstm import LSTMWeights, WeightsFileError, files, safetensors_parts
 from fusedlstm.atomic_write import replacing
 
 from support import moments
@@ -134,6 +134,23 @@ def test_transposed_and_sliced_arrays(dtype, tmp_path):
     np.testing.assert_array_equal(loaded.weight_ih, columns.T)
     np.testing.assert_array_equal(loaded.weight_hh, wide[::2, 1:9:2])
     np.testing.assert_array_equal(loaded.bias, wide[:16, 3])
+
+
+@pytest.mark.parametrize("metadata", [{}, {"about": 'a "text" \\ \n \x1f ü €'}])
+def test_parts_are_what_safetensors_writes(metadata):
+    """Byte for byte, with every dtype, shape and order of names."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"{name}{k}": rng.normal(size=shape).astype(dtype)
+        for k, dtype in enumerate([ml_dtypes.bfloat16, np.bool_, *"fidfeLIiHhbB"])  # NumPy's letters
+        for name, shape in (("b", (3, 5)), ("a.ü", (0, 4)), ("c", ()), ("10.h", (7,)), ("9.h", (1,)))
+    }
+    for some in (arrays, dict(reversed(arrays.items())), {"x": arrays["b0"]}, {}):
+        content = b"".join(safetensors_parts.parts(some, metadata))
+        assert content == to_bytes(some, metadata or None)
+    turned = {"x": arrays["b0"].T, "y": arrays["b4"][::2, 1:].astype(">f8")}
+    written = b"".join(safetensors_parts.parts(turned, metadata))
+    assert written == to_bytes({"x": arrays["b0"].T.copy(), "y": arrays["b4"][::2, 1:].copy()}, metadata or None)
 
 
 def test_special_values_keep_their_bits(tmp_path):

@@ -21,8 +21,13 @@ BLOCK = (np.zeros((7, 16)), np.zeros(16), *[np.zeros(4)] * 3)
 CALLS = {
     "LSTM(batch_first)": lambda flag: LSTM(W, backend="numpy", batch_first=flag),
     "LSTM(batch_invariant)": lambda flag: LSTM(W, backend="numpy", batch_invariant=flag),
-    "benchmark(peers)": lambda flag: fusedlstm.benchmark(LSTMCell(W, backend="numpy"), 1, seconds=0.001, peers=flag),
+    "benchmark(peers)": lambda flag: fusedlstm.benchmark(
+        LSTMCell(W, backend="numpy"), 1, every=None, seconds=0.001, peers=flag
+    ),
     "LSTM.__call__(reverse)": lambda flag: LAYERS(XS, reverse=flag),
+    "LSTM.vjp(reverse)": lambda flag: LAYERS.vjp(XS, reverse=flag),
+    "LSTMPullback.__call__(retain)": lambda flag: LAYERS.vjp(XS)[2](None, None, retain=flag),
+    "CellPullback.__call__(retain)": lambda flag: CELL.vjp(X, STATE)[1](STATE, retain=flag),
     "LSTM.__call__(cells)": lambda flag: LAYERS(XS, cells=flag),
     "LSTM.__call__(strict)": lambda flag: LAYERS(XS, strict=flag),
     **{

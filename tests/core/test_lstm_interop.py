@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMState, StackedWeights
+from fusedlstm import LSTM, LSTMCell, LSTMState, StackedWeights
 
 from driver import observe
 from support.backends import BACKENDS
@@ -184,3 +184,28 @@ def test_a_step_with_one_foreign_array(library):
     for state, reset_to in ((foreign_c, resets), (states, foreign_reset)):
         assert_results(own, case.lstm.step(x, state, is_first=first, reset_to=reset_to), wanted)
     assert_results(own, case.lstm.step(x, foreign_c), case.lstm.step(x, states))
+
+
+@pytest.mark.parametrize("kind", ON_CPU, ids=lambda library: library.__name__)
+def test_gradients_are_in_the_library_of_xs(kind, monkeypatch):
+    library, case = kind(monkeypatch), Case("numpy")
+
+    def gradients(make):
+        states = case.states_of(case.states, make)
+        resets = case.states_of(case.resets, make)
+        outputs, finals, pullback = case.lstm.vjp(
+            make(case.xs), states, lengths=case.lengths, is_first=make(case.is_first), reset_to=resets
+        )
+        got = pullback(outputs, finals)
+        arrays = [array for each in got.weights for array in each.arrays().values()]
+        arrays += [part for state in (*got.state, *got.reset_to) for part in (state.h, state.c)]
+        cell = LSTMCell(case.lstm.weights.layers[0], backend="numpy")
+        state, pullback = cell.vjp(make(case.xs[0]), states[0], is_first=make(case.is_first[0]), reset_to=resets[0])
+        step = pullback(state)
+        arrays += [step.x, step.state.h, step.state.c, step.reset_to.h, step.reset_to.c]
+        return [outputs, got.xs, *arrays, *step.weights.arrays().values()]
+
+    for got, wanted in zip(gradients(library.make), gradients(np.asarray), strict=True):
+        result = library if library.gives else Native("numpy")
+        assert isinstance(got, result.type)
+        np.testing.assert_array_equal(result.host(got), wanted)

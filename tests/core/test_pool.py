@@ -406,6 +406,7 @@ def allocated(call, times):
 KEPT = 2000
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("B", "units", "times"), [(1, 256, 1000), (1024, 256, 200), (50_000, 5, 20)])
 @pytest.mark.parametrize("kind", ["plain", "first", "padded", "strided"])
 def test_steps_allocate_nothing_large(kind, B, units, times, traced):
@@ -430,6 +431,7 @@ def test_steps_allocate_nothing_large(kind, B, units, times, traced):
     assert peak <= 128 << 10
 
 
+@pytest.mark.nightly
 def test_a_thousand_steps_of_a_large_batch(traced):
     owner = LSTMCell(LSTMWeights.random(1, 256, seed=0), backend="numpy")
     pool = make_pool(owner, 1024)

@@ -82,16 +82,17 @@ def test_threads_fork_resize_and_save(backend, tmp_path):
             searches[k].step()
         left.pop()
 
+    def until_done(work):
+        work()
+        while left:
+            work()
+
     def resize():
-        while left:
-            for capacity in (least + 50, least, least + 7):
-                pool.resize(capacity)
+        for capacity in (least + 50, least, least + 7):
+            pool.resize(capacity)
 
-    def save():
-        while left:
-            pool.save(tmp_path / "pool")
-
-    in_threads([*(lambda k=k: search(k) for k in range(THREADS)), resize, save])
+    others = (lambda: until_done(resize)), (lambda: until_done(lambda: pool.save(tmp_path / "pool")))
+    in_threads([*(lambda k=k: search(k) for k in range(THREADS)), *others])
     for each in searches:
         each.check()
     assert pool.live == BEAMS * THREADS

@@ -398,6 +398,7 @@ def test_other_kinds_are_refused(tmp_path):
         LSTMWeights.load(tmp_path / "stack")
 
 
+@pytest.mark.nightly
 def test_every_truncation_raises(tmp_path):
     path = tmp_path / "w"
     both_ways("float16").save(path)
@@ -408,6 +409,7 @@ def test_every_truncation_raises(tmp_path):
             StackedWeights.load(path)
 
 
+@pytest.mark.nightly
 def test_every_flipped_byte_raises(tmp_path):
     path = tmp_path / "w"
     both_ways("float16").save(path)

@@ -35,6 +35,7 @@ def counts(monkeypatch):
         run(product, weight)
 
     monkeypatch.setattr(blas, "threads", lambda: number[0])
+    monkeypatch.setitem(thread_limit._ONLY, "", made)
     monkeypatch.setattr(numpy_cell, "limits", lambda: made)
     monkeypatch.setattr(thread_limit, "limits", lambda: made)
     monkeypatch.setattr(blas, "why_threads_are_fixed", lambda: None)
@@ -58,12 +59,10 @@ def step(cell, B=2):
 
 
 def test_a_call_has_its_own_number_of_threads(counts):
-    for threads in (1, 3, 7):
+    for threads, most in ((1, 1), (3, 3), (WITHOUT, WITHOUT), (WITHOUT + 2, WITHOUT), (None, WITHOUT)):
         step(cell_with(threads))
-        assert set(counts) == {threads}
+        assert set(counts) == {most}
         counts.clear()
-    step(cell_with(None))
-    assert set(counts) == {WITHOUT}
 
 
 def test_everything_that_steps_inherits_threads(counts):
@@ -90,7 +89,8 @@ def test_rows_are_shared_by_that_many_threads(counts, monkeypatch):
     monkeypatch.setattr(numpy_cell, "is_cut", lambda *_: True)
     monkeypatch.setattr(shared, "_LEAST_STEP", 0)
     monkeypatch.setattr(shared, "_LEAST_WORK", 0)
-    assert [len(cell_with(threads)._engine.shares(64)) for threads in (1, 2, 3, None)] == [1, 2, 3, WITHOUT]
+    found = [len(cell_with(threads)._engine.shares(64)) for threads in (1, 2, 3, 8, None)]
+    assert found == [1, 2, 3, WITHOUT, WITHOUT]
     stepper = cell_with(3).stepper(64)
     assert len(stepper._engine._shares) == 3
     stepper.step(ones(64, I))
@@ -121,6 +121,18 @@ def test_calls_at_once_have_the_smallest_limit(counts):
             assert blas.threads() == {first: 2, second: 4}[ends[0]]
             limits.end(ends[1])
             assert blas.threads() == WITHOUT
+
+
+def test_larger_limits_have_no_effect(counts):
+    """Nor do they beside another call's limit, which doesn't count for the number of shares."""
+    limits = thread_limit.limits()
+    limits.begin("other", 2)
+    limits.begin("large", WITHOUT + 3)
+    assert blas.threads() == 2
+    assert [thread_limit.at_most(limit) for limit in (1, WITHOUT + 3, None)] == [1, WITHOUT, WITHOUT]
+    limits.end("other")
+    assert blas.threads() == WITHOUT
+    limits.end("large")
 
 
 def test_first_cells_at_once_share_limits(monkeypatch):
@@ -159,7 +171,7 @@ def test_many_threads_leave_the_number(counts):
             user.join()
     finally:
         sys.setswitchinterval(before)
-    assert max(counts) <= 6
+    assert max(counts) <= WITHOUT
 
 
 def test_interrupts_leave_no_limit(counts):
@@ -221,7 +233,7 @@ def test_the_real_blas_is_limited():
         pytest.skip(blas.why_threads_are_fixed())
     before = blas.threads()
     assert thread_limit.limits().quietly(1, blas.threads) == 1
-    assert thread_limit.limits().quietly(3, blas.threads) == 3
+    assert thread_limit.limits().quietly(before + 1, blas.threads) == before
     assert blas.threads() == before
     np.testing.assert_array_equal(step(cell_with(1)).h, step(cell_with(2)).h)
 

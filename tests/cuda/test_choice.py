@@ -15,6 +15,7 @@ from fusedlstm.backends import kernel_choice as choice
 from fusedlstm.backends import select, sequence_choice
 from fusedlstm.backends.cuda.runtime import probe
 from fusedlstm.backends.cuda.scan_tiles import LAST, scan_tile
+from fusedlstm.backends.measured import Measured
 
 from support.backends import needs_cuda
 
@@ -149,12 +150,23 @@ def test_few_steps_are_single_steps(backend):
 
 
 def choose(
-    B, I, N, dtype="bfloat16", capability=90, *, steps=3, precision="high", projects=False, forced=None, scans=True
+    B,
+    I,
+    N,
+    dtype="bfloat16",
+    capability=90,
+    *,
+    steps=3,
+    precision="high",
+    projects=False,
+    forced=None,
+    scans=True,
+    can_plan=True,
+    measured=None,
 ):
     about = dtype, precision, capability
-    return sequence_choice.choose(
-        steps, B, (I, N, N), *about, projects=projects, forced=forced, can_plan=True, scans=scans
-    )
+    options = {"projects": projects, "forced": forced, "scans": scans, "can_plan": can_plan, "measured": measured}
+    return sequence_choice.choose(steps, B, (I, N, N), *about, **options)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +197,39 @@ def test_which_sequences_scan(scans, others):
         B, I, N, N, dtype, precision, asked["capability"], forced=sequence_choice.of_steps(asked["forced"])
     )
     assert choose(**usual | others) == wanted != "scan"
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, "scan"),
+        ({"steps": 2}, "tensor_medium"),
+        ({"B": 9}, "scan"),  # by the table
+        ({"B": 9, "scans": False}, "tensor_large"),  # by the times of single steps
+        ({"scans": False}, "matmul"),
+        ({"scans": False, "can_plan": False}, "tensor_small"),
+        ({"forced": "scan", "scans": False}, "matmul"),
+        ({"forced": "tensor_large"}, "tensor_large"),
+        ({"N": 129}, "matmul"),
+        ({"dtype": "float32", "projects": True}, "matmul"),
+        ({"dtype": "float32", "N": 97}, "scan"),
+        ({"dtype": "float32", "N": 97, "capability": 86}, "matmul"),
+        ({"dtype": "float32", "N": 97, "capability": 86, "can_plan": False}, "tensor_small"),
+        ({"capability": 75}, "matmul"),
+    ],
+)
+def test_the_fastest_that_can_run(options, wanted):
+    """Times of kernels that can't run with these options, or on this GPU, don't count."""
+    of_sequences = {8: {"scan": 1e-6, "matmul": 2e-6, "tensor_small": 3e-6}}
+    times = Measured({99: {"tensor_large": 1e-6}}, "now", of_sequences)
+    usual = {"B": 8, "I": 8, "N": 8, "measured": times}
+    assert choose(**usual | options) == wanted
+
+
+def test_old_gpus_use_matmul_for_sequences():
+    times = Measured({}, "now", {8: {"tensor_small": 1e-6, "scan": 2e-6, "matmul": 3e-6}})
+    assert choose(8, 8, 8, capability=75, measured=times) == "matmul"
+    assert choose(8, 8, 8, capability=80, measured=times) == "tensor_small"
 
 
 @pytest.mark.parametrize("capability", [80, 86, 87, 89, 90, 100, 103, 110, 120])

@@ -267,9 +267,8 @@ def test_blocks_at_once():
     assert [blocks(architecture, 32) for architecture in (80, 86, 89)] == [32, 16, 24]
 
 
-@pytest.mark.parametrize(
-    "architecture", [pytest.param(each, marks=[pytest.mark.nightly] * (each != MAIN)) for each in resources.FAMILIES]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("architecture", resources.FAMILIES)
 def test_kernels_of_sequences_compile(architecture):
     kernels = tuple(resources.sequence_kernels_on(architecture))
     each_compiled(kernels, architecture)
@@ -498,6 +497,7 @@ def test_compile_seconds_are_logged(tmp_path, monkeypatch, caplog):
     assert re.search(r"compiled lstm_clip<float> for -arch=sm_90 in \d+\.\d\d s", caplog.text)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("architecture", [75, 90, 120])
 def test_kernels_of_primitives_compile(architecture):
     """These kernels should run first on a new GPU."""
@@ -548,6 +548,7 @@ MACHINE_CODE = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("architecture", [a for a in resources.ARCHITECTURES if a >= 80])
 def test_primitives_compile_to_their_instructions(architecture):
     """The compiler may unroll an instruction, but not replace it."""

@@ -315,6 +315,25 @@ def test_read_write_and_reset_after_any_steps(options):
         assert states(pool, [0, 1, 3]) == kept
 
 
+@pytest.mark.parametrize("capacity", [45, 60])
+def test_forks_after_any_steps(capacity, options):
+    """Children have their parents' states, whichever of both slots' two rows is current, also in a resized pool."""
+    owner, pool = make(**options)
+    x = inputs(owner, 4)
+    pool.resize(capacity)
+    for steps in range(4):
+        for _ in range(steps):
+            pool.step(x, [1, 2, 3, 4])
+        kept = states(pool, range(40))
+        children = pool.fork([4, 2, 4, 9])
+        assert states(pool, range(40)) == kept
+        assert [states(pool, [child]) for child in children] == [states(pool, [k]) for k in (4, 2, 4, 9)]
+        twin = twin_of(owner, pool)
+        assert bits(pool.step(x, children)) == bits(twin.step(x, children))
+        pool.release(children)
+        assert states(pool, range(40)) == kept
+
+
 def test_files_after_an_odd_number_of_steps(tmp_path, options):
     """A pool of another capacity loads the file, though its slots have other current rows."""
     owner, pool = make(**options)

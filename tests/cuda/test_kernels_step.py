@@ -337,6 +337,7 @@ def test_step_that_projects(steps, tile, name, instance, schedule):
         assert_stepped(instance, step, before)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("tile", "name"), [(each.tile, each.dtype) for each in PROJECTING if each.aligned])
 def test_step_projects_like_project_cu(steps, projections, tile, name):
     """h has the bits that project.cu computes from m, which the kernel writes as h if it doesn't project."""

@@ -334,6 +334,9 @@ def test_streams_take_turns():
         lambda: pool.write([1], pool.read([1])),
         lambda: pool.prepare(3),
         lambda: pool.allocate(0),
+        lambda: pool.fork([]),
+        lambda: pool.resize(pool.capacity + 1),
+        lambda: pool.fork([1]),
     ]
     for call in calls:
         observe.clear()
@@ -578,7 +581,6 @@ def test_a_resized_pool_allocates_nothing(kernel):
     pool.prepare(40)
     pool.resize(70)
     x, out = inputs(owner, 40), owner.asarray(np.zeros((40, N)))
-    pool.step(x, range(40), out=out)
     made = memory.made()
     for _ in range(9):
         pool.step(x, range(40), out=out)

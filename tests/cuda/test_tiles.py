@@ -155,7 +155,7 @@ def test_another_gpus_tile_has_the_same_bits(kernel, dtype, made_so, name, form,
     assert all(name in each for each in steps), steps
 
 
-@pytest.mark.sampled
+@pytest.mark.nightly
 @needs_cuda
 @pytest.mark.parametrize(("kernel", "dtype", "made_so", "name"), CASES, ids=[kernel for kernel, *_ in CASES])
 def test_another_gpus_tiles_are_listed(kernel, dtype, made_so, name, monkeypatch):

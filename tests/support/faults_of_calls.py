@@ -413,6 +413,10 @@ STATE = {
     ],
     "pool.py": [
         ("ticks stand still", "audit.tick + 1", "audit.tick", "now pool duplicate"),
+        ("children get one of two rows", "= all_h[rows(of)]", "= all_h[2 * of]", "now fused_pool forks"),
+        ("children keep their c", "                self._c[to] = self._c[of]\n", "", "now fused_pool forks"),
+        ("a resize loses problems", "        self._problems = before._problems\n", "", "now pool earlier_problems"),
+        ("a resized pool isn't prepared", "if before._prepared:", "if False:", "now pool resized_pool_allocates"),
         ("an audit keeps old problems", "            self._problems.fill(0)\n", "", "now pool bad_slots"),
     ],
     "fused_slots.py": [

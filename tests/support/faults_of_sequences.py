@@ -7,6 +7,7 @@ ROWS = "now any_lstm row_by_row and emulated"
 
 SEQUENCES = {
     "chunked_sequence.py": [
+        ("sequences ignore measured times", "measured=engine.measured,", "measured=None,", "now tune sequences_use"),
         (
             "chunks in the order of time",
             "in reversed(parts) if reverse else parts:",

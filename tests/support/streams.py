@@ -1,6 +1,8 @@
 """Streams of .npy files, as a shell pipes them."""
 
+import contextlib
 import io
+import os
 
 import numpy as np
 
@@ -32,3 +34,26 @@ def claim(shape, by_columns=False, dtype="<f4"):
     content = io.BytesIO()
     np.lib.format.write_array_header_1_0(content, {"descr": dtype, "fortran_order": by_columns, "shape": shape})
     return content.getvalue()
+
+
+@contextlib.contextmanager
+def shell_pipe(content):
+    """Give the path of a pipe with this content, of at most 64 KiB, as a shell's <(command) does."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file:
+        with open(writing, "wb") as pipe:
+            pipe.write(content)
+        yield f"/dev/fd/{file.fileno()}"
+
+
+@contextlib.contextmanager
+def shell_target():
+    """Give the path of a pipe to write to, as a shell's >(command) does, and a function that returns what came."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file, open(writing, "wb") as pipe:
+
+        def came():
+            pipe.close()
+            return file.read()
+
+        yield f"/dev/fd/{pipe.fileno()}", came

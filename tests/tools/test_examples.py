@@ -1,6 +1,7 @@
 """The examples run as they stand, are short, and fail if something in them is wrong."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -9,8 +10,12 @@ from support.cells import host
 from support.places import ROOT
 
 EXAMPLES = ROOT / "examples"
-NAMES = ["tensorflow1_stream", "torch_rollout", "audio_pool"]
+LINES = {"tensorflow1_stream": 80, "torch_rollout": 80, "audio_pool": 80, "torch_ppo": 160}  # the most of each
 SMALL_POOL = {"CHANGES = 1000, 5": "CHANGES = 12, 2", "T, B = 300, 256": "T, B = 40, 8", "N = 160, 128": "N = 5, 8"}
+SMALL_PPO = {
+    "B, T, N = 16, 128, 64": "B, T, N = 4, 32, 8",
+    "LONGEST, WANTED, LAST = 500, 450, 50": "LONGEST, WANTED, LAST = 12, 5, 2",
+}
 
 
 def run(name, changes=()):
@@ -34,9 +39,9 @@ def torch():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LINES)
 def test_example_is_short(name):
-    assert len((EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()) < 80
+    assert len((EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()) < LINES[name]
 
 
 def test_tensorflow1_stream(backend, monkeypatch, capsys):
@@ -61,6 +66,37 @@ def test_torch_rollout(torch, capsys):
     means = [float(mean) for mean in re.findall(r"mean reward (\S+);", capsys.readouterr().out)]
     assert len(means) == 10
     assert means[0] < 0.3
+
+
+def policy_after_an_update(monkeypatch, flags=(), changes=()):
+    """Return the parameters that a small run of torch_ppo ends with."""
+    monkeypatch.setattr(sys, "argv", ["torch_ppo.py", *flags])
+    names = run("torch_ppo", SMALL_PPO | dict(changes))
+    assert names["number"] == 1
+    assert resets_inside(names)
+    return [parameter.detach() for parameter in names["policy"].parameters()]
+
+
+def resets_inside(names):
+    """Return whether episodes ended inside the rollout, by falling or by being cut off."""
+    return bool(names["firsts"][1:].any() and names["cut"].any())
+
+
+def test_torch_ppo_learns_as_an_unrolled_cell(torch, monkeypatch, capsys):
+    got, wanted = (policy_after_an_update(monkeypatch, flags) for flags in ((), ("--unrolled",)))
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert re.search(r"128 steps: the last 2 episodes took \d+ steps on average\n", capsys.readouterr().out)
+    without = policy_after_an_update(monkeypatch, changes={", is_first=is_first)": ")"})
+    assert not all(
+        torch.allclose(ours, theirs, rtol=0, atol=1e-5) for ours, theirs in zip(without, wanted, strict=True)
+    )
+
+
+def test_torch_ppo_fails_if_it_does_not_learn(torch, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["torch_ppo.py", "--minutes", "0"])
+    with pytest.raises(AssertionError, match="the policy didn.t learn"):
+        run("torch_ppo")
 
 
 def assert_pool_stepped(names):

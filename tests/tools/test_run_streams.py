@@ -20,7 +20,7 @@ from fusedlstm.cli import run as running
 from fusedlstm.cli import run_steps
 
 from support.places import ROOT
-from support.streams import Pipe, claim, saved
+from support.streams import Pipe, claim, saved, shell_pipe, shell_target
 
 T, B, I, N = 11, 3, 2, 4
 KINDS = {
@@ -260,18 +260,16 @@ def test_pipes_of_a_shell_hold_archives(kind, folder, capsys):
     """Such a path, /dev/fd/N, is in a folder that takes no temporary files."""
     wanted = run(folder, kind=kind)
     capsys.readouterr()
-    reading, writing = os.pipe()
-    with open(reading, "rb") as file, open(writing, "wb") as pipe:
-        run(folder, kind=kind, out=f"/dev/fd/{pipe.fileno()}", loads=False)
-        pipe.close()
-        assert_same(dict(np.load(io.BytesIO(file.read()))), wanted)
+    with shell_target() as (path, came):
+        run(folder, kind=kind, out=path, loads=False)
+        assert_same(dict(np.load(io.BytesIO(came()))), wanted)
 
 
 @WITH_LINKS
-def test_a_shells_pipe_needs_an_out(folder, capsys):
-    reading, writing = os.pipe()
-    with open(reading, "rb") as file, open(writing, "wb"):
-        paths = [str(folder / "cell"), f"/dev/fd/{file.fileno()}"]
+@pytest.mark.parametrize("path", ["a pipe", "/dev/stdin"])
+def test_a_shells_pipe_needs_an_out(path, folder, capsys):
+    with shell_pipe(b"") as pipe:
+        paths = [str(folder / "cell"), pipe if path == "a pipe" else path]
         assert command_line.main(["run", *paths, "--backend", "numpy"]) == 1
     wanted = "--out: wanted a path, or - for standard output, if INPUTS is standard input or a shell's pipe; got none"
     assert wanted in capsys.readouterr().err
@@ -279,31 +277,42 @@ def test_a_shells_pipe_needs_an_out(folder, capsys):
 
 @WITH_LINKS
 @pytest.mark.parametrize("kind", ["cell", "both ways"])
-def test_lengths_may_come_from_a_pipe(kind, folder):
-    wanted = run(folder, "--lengths", folder / "lengths.npy", kind=kind)
-    reading, writing = os.pipe()
-    with open(reading, "rb") as file:
-        with open(writing, "wb") as pipe:
-            pipe.write((folder / "lengths.npy").read_bytes())
-        assert_same(run(folder, "--lengths", f"/dev/fd/{file.fileno()}", kind=kind), wanted)
+@pytest.mark.parametrize("option", ["--lengths", "--state"])
+def test_other_files_may_come_from_pipes(option, kind, folder):
+    states = {name: array for name, array in run(folder, kind=kind).items() if name[0] in "hc" and array.ndim == 2}
+    np.savez_compressed(folder / "state.npz", **states)
+    path = folder / {"--lengths": "lengths.npy", "--state": "state.npz"}[option]
+    wanted = run(folder, option, path, kind=kind)
+    with shell_pipe(path.read_bytes()) as pipe, shell_pipe((folder / kind).read_bytes()) as weights:
+        assert_same(run(folder, option, pipe, kind=weights), wanted)
 
 
 @WITH_LINKS
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("option", "content", "message"),
     [
-        (claim((B,), dtype="<i8"), "is not a .npy file of numbers, or is damaged: int64 of shape (3,) claims 24 bytes"),
-        (claim((10**15,), dtype="<i8"), "wanted shape (B,) = (3,); got shape (1000000000000000,)"),
-        (b"text", "is not a .npy file of numbers, or is damaged"),
+        ("--lengths", claim((B,), dtype="<i8"), "or is damaged: int64 of shape (3,) claims 24 bytes"),
+        ("--lengths", claim((10**15,), dtype="<i8"), "wanted shape (B,) = (3,); got shape (1000000000000000,)"),
+        ("--lengths", b"text", "is not a .npy file of numbers, or is damaged"),
+        ("--state", b"PK", "is damaged, or not a .npz file"),
+        ("--state", b"text", "is damaged, or not a .npz file"),
     ],
 )
-def test_bad_pipes_of_lengths_fail(content, message, folder, capsys):
-    reading, writing = os.pipe()
-    with open(reading, "rb") as file:
-        with open(writing, "wb") as pipe:
-            pipe.write(content)
-        run(folder, "--lengths", f"/dev/fd/{file.fileno()}", status=1)
+def test_bad_pipes_fail(option, content, message, folder, capsys):
+    with shell_pipe(content) as path:
+        run(folder, option, path, status=1)
     assert message in capsys.readouterr().err
+
+
+@WITH_LINKS
+@pytest.mark.parametrize("option", ["--lengths", "--state", "weights"])
+def test_endless_devices_fail(option, folder, capsys):
+    """zipfile may read all of a device that can seek."""
+    if option == "weights":
+        run(folder, kind="/dev/zero", status=1)
+    else:
+        run(folder, option, "/dev/zero", status=1)
+    assert "/dev/zero" in capsys.readouterr().err
 
 
 def fails(folder, monkeypatch, capsys, content, *arguments, kind="cell"):

@@ -63,7 +63,7 @@ def test_numpy_passes(run):
 
 @needs_cuda
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.nightly] * (name in ("tf32", "float16"))) for name in NAMES]
+    "name", [pytest.param(name, marks=[pytest.mark.nightly] * (name not in ("float32", "float64"))) for name in NAMES]
 )
 def test_gpu_passes(name, run):
     """Every object and every kernel that serves a dtype is tested."""

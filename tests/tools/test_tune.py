@@ -3,14 +3,15 @@
 import json
 import logging
 import pickle
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, StatePool, log
-from fusedlstm.backends import kernel_choice, measured, select
+from fusedlstm import LSTM, LSTMCell, LSTMWeights, Sequencer, StackedWeights, StatePool, log
+from fusedlstm.backends import kernel_choice, measured, select, sequence_choice
 from fusedlstm.backends.cuda.runtime import probe, tuned
 from fusedlstm.cli import main as command_line
 from fusedlstm.cli import tune as command
@@ -30,6 +31,7 @@ def folder(tmp_path, monkeypatch):
     path = tmp_path / "times"
     path.mkdir(mode=0o700)
     monkeypatch.setattr(tuned.cache, "folder", lambda: path)
+    monkeypatch.setattr(turns, "STEPS", 4)  # as an emulated GPU is slow
     tuned._known.cache_clear()
     log._said.clear()
     yield path
@@ -38,18 +40,24 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def made_up(monkeypatch):
-    """Return a function that makes `seconds(kernel, B)` the measured time, and returns a list of the measurements."""
+    """Return a function that makes `seconds(kernel, B)` the measured time, and returns a list of the measurements.
 
-    def use(seconds):
-        calls = []
+    `of_runs` is the same for a step of a sequence, and `use.runs` is the list of these. None stands for `seconds`.
+    """
+
+    def use(seconds, of_runs=None):
+        calls, use.runs = [], []
 
         def timer(step, times):
-            stepper = step.__self__
-            (kernel,) = stepper.kernels
-            calls.append((kernel, stepper.batch, times))
+            owner = step.__self__
+            (kernel,) = owner.kernels
+            is_run = isinstance(owner, Sequencer)
+            (use.runs if is_run else calls).append((kernel, owner.batch, times))
+            if is_run:
+                return owner.steps * (of_runs or seconds)(kernel, owner.batch)
             for _ in range(2):
                 step()
-            return seconds(kernel, stepper.batch)
+            return seconds(kernel, owner.batch)
 
         monkeypatch.setattr(select, "replay_timer", lambda index: timer)
         return calls
@@ -59,7 +67,7 @@ def made_up(monkeypatch):
 
 def wins(winner):
     """Return a function of made-up times, by which this kernel is the fastest."""
-    return lambda kernel, B: 1e-6 if kernel == winner else 2e-6 + 1e-7 * kernel_choice.NAMES.index(kernel)
+    return lambda kernel, B: 1e-6 if kernel == winner else 2e-6 + 1e-7 * sequence_choice.NAMES.index(kernel)
 
 
 @pytest.fixture
@@ -103,8 +111,10 @@ def test_new_objects_use_the_fastest(files, made_up, folder, capsys):
     assert LSTMCell(other, backend="cuda").stepper(64).kernels == before
     (file,) = files_in(folder)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].startswith("I=8 N=16 bfloat16 B=64: tensor_large 1.00 us, matmul 2.00 us, ")
-    assert lines[-1] == f"kept in {file}"
+    assert lines[-4].startswith("I=8 N=16 bfloat16 B=64: tensor_large 1.00 us, matmul 2.00 us, ")
+    assert lines[-3].startswith("I=8 N=16 bfloat16 B=64 sequences: tensor_large 1.00 us, matmul 2.00 us, ")
+    assert lines[-2] == f"kept in {file}"
+    assert re.fullmatch(r"done in \d+\.\d s", lines[-1])
 
 
 @needs_cuda
@@ -241,7 +251,7 @@ def test_kernels_are_timed_in_turns(files, made_up):
 def test_medians_decide(files, made_up):
     path, weights = files
     disturbed = iter([1e-6] + [5e-6, 1e-9] * 2 + [3e-6] * 5)
-    made_up(lambda kernel, B: next(disturbed) if kernel == "tensor_large" else 4e-6)
+    made_up(lambda kernel, B: next(disturbed) if kernel == "tensor_large" else 4e-6, wins("matmul"))
     assert tune(path / "cell", "--batch", 8) == 0
     times = LSTMCell(weights, backend="cuda")._engine.measured.times(8)
     assert (next(iter(times)), times["tensor_large"]) == ("tensor_large", 3e-6)
@@ -302,36 +312,217 @@ def test_kernels_that_cannot_run_are_said(files, made_up, monkeypatch, capsys):
 @needs_cuda
 def test_time_is_limited(files, made_up, monkeypatch, capsys):
     path, weights = files
-    clock = iter([0.0, 1.0, 5.0, 6.0])
+    clock = iter([0.0, 1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0])
     monkeypatch.setattr(command.time, "monotonic", lambda: next(clock))
     made_up(wins("tensor_large"))
     assert tune(path / "cell", "--batch", 8, "--batch", 16, "--batch", 32, "--seconds", 5) == 0
     said = capsys.readouterr().out
-    assert [f"B={B}: not measured: the 5 seconds were over" in said for B in (8, 16, 32)] == [False, True, True]
-    assert list(LSTMCell(weights, backend="cuda")._engine.measured.rows) == [8]
+    kinds = [f"B={B}{words}" for B in (8, 16, 32) for words in ("", " sequences")]
+    assert [f"{kind}: not measured: the 5 seconds were over" in said for kind in kinds] == [False] * 3 + [True] * 3
+    assert said.endswith("done in 8.0 s\n")
+    times = LSTMCell(weights, backend="cuda")._engine.measured
+    assert (list(times.rows), list(times.sequences)) == ([8, 16], [8])
 
 
 @needs_cuda
 def test_kernels_are_compiled_first(files, made_up, monkeypatch):
-    """All that the Steppers need is passed to `compile_first`."""
+    """All that the Steppers and Sequencers need is passed to `compile_first`."""
     path, _ = files
     uses = []
     monkeypatch.setattr(command, "compile_first", lambda say, found, capability: uses.extend(found))
     made_up(wins("matmul"))
     assert tune(path / "cell", "--batch", 8, "--batch", 64) == 0
     assert [(use.kernel, tuple(use.batches), use.objects) for use in uses] == [
-        (kernel, (8, 64), ("stepper",)) for kernel in OF_BFLOAT16
+        *((kernel, (8, 64), ("stepper", "sequence")) for kernel in OF_BFLOAT16),
+        ("scan", (8, 64), ("sequence",)),
     ]
+
+
+# Sequences.
+
+
+@needs_cuda
+@pytest.mark.parametrize("winner", ["tensor_small", "scan"])
+def test_sequences_use_the_fastest(winner, files, made_up, folder):
+    """The table would choose "scan". Single steps have their own times."""
+    path, weights = files
+    old = LSTM(weights, backend="cuda")
+    assert old.kernels(64, 64) == ("scan",)
+    calls = made_up(wins("tensor_large"), wins(winner))
+    assert tune(path / "cell", "--batch", 64) == 0
+    assert {kernel for kernel, _, _ in calls} == set(OF_BFLOAT16)
+    assert {kernel for kernel, _, _ in made_up.runs} == {*OF_BFLOAT16, "scan"}
+    lstm = LSTM(weights, backend="cuda")
+    for B in (1, 64):
+        assert {lstm.kernels(T, B) for T in (4, 64, 1000)} == {lstm.sequencer(3, B).kernels} == {(winner,)}
+        few = "tensor_medium" if winner == "scan" else winner
+        assert lstm.kernels(1, B) == lstm.kernels(2, B) == lstm.sequencer(1, B).kernels == (few,)
+    assert lstm.kernels(64, 65) == ("scan",)  # by the table
+    assert lstm.stepper(64).kernels == StatePool(lstm, 64).kernels(64) == ("tensor_large",)
+    assert pickle.loads(pickle.dumps(old)).kernels(64, 64) == (winner,)
+    both = LSTM(StackedWeights.random(I, N, seed=0, bidirectional=True, dtype="bfloat16"), backend="cuda")
+    assert both.kernels(64, 64) == (winner, winner)
+    assert LSTM(weights, backend="cuda", kernel="tensor_small").kernels(64, 64) == ("tensor_small",)
+    assert LSTM(weights, backend="cuda", kernel="scan").kernels(64, 64) == ("scan",)
+    assert LSTM(weights, backend="cuda", batch_invariant=True).kernels(64, 64) == ("tensor_medium",)
+    assert old.kernels(64, 64) == ("scan",)
+
+
+@needs_cuda
+def test_measured_scans_take_more_rows(files):
+    """The table scans up to 4096 rows. Times of more may say that this is still the fastest."""
+    _, weights = files
+    assert LSTM(weights, backend="cuda").kernels(64, 5000) != ("scan",)
+    layer = measured.Layer.of(weights, "highest")
+    times = measured.Measured({}, "now", {8192: {"matmul": 2e-6, "scan": 1e-6}})
+    select.keep_times(0, layer, times)
+    assert LSTM(weights, backend="cuda").kernels(64, 5000) == ("scan",)
+    assert LSTM(weights, backend="cuda").kernels(64, 8193) != ("scan",)
+
+
+@needs_cuda
+@pytest.mark.parametrize("winner", ["tensor_small", "scan"])
+def test_pieces_have_the_bits_of_a_call(winner, files):
+    """The choice doesn't depend on T, so the bits don't depend on where a sequence is cut."""
+    _, weights = files
+    select.keep_times(0, measured.Layer.of(weights, "highest"), measured.Measured({}, "now", {8: {winner: 1e-6}}))
+    lstm, rng = LSTM(weights, backend="cuda"), np.random.default_rng(0)
+    xs, state = lstm.asarray(rng.normal(size=(9, 5, I))), lstm.zero_state(5)
+    wanted, _ = lstm(xs, state)
+    assert lstm.kernels(9, 5) == (winner,)
+    outputs = []
+    for part in (slice(0, 1), slice(1, 3), slice(3, 9)):
+        ys, state = lstm(xs[part], state)
+        outputs.append(ys.get())
+    assert np.concatenate(outputs).tobytes() == wanted.get().tobytes()
+
+
+@needs_cuda
+def test_runs_are_timed_in_turns(files, made_up):
+    """A burst lasts about as long as that of single steps, so it has fewer runs."""
+    path, _ = files
+    made_up(wins("matmul"), lambda kernel, B: 10e-6)
+    assert tune(path / "cell", "--batch", 8) == 0
+    kernels = [*OF_BFLOAT16, "scan"]
+    assert [kernel for kernel, _, _ in made_up.runs] == kernels * (1 + turns._TURNS)
+    assert [times for _, _, times in made_up.runs] == [3] * 5 + [10] * 5 * turns._TURNS  # 4 steps take 40 us
+
+
+def test_large_runs_have_fewer_steps(monkeypatch):
+    monkeypatch.setattr(turns, "STEPS", 64)  # again
+    small, large = (LSTMWeights.random(size, size, seed=0, dtype="float32") for size in (8, 1024))
+    assert turns.steps_of_run(small, 4096) == 64
+    assert [turns.steps_of_run(large, B) for B in (256, 4096, 1 << 20)] == [64, 8, 4]
+
+
+@needs_cuda
+@pytest.mark.parametrize("fault", ["a wrong row", "no run", "an old state"])
+def test_a_wrong_run_is_not_timed(fault, files, made_up, monkeypatch, capsys):
+    """One row of one step is wrong, the graph does nothing, or the final state is not written."""
+    from fusedlstm.backends.cuda.sequencer import CudaSequencer
+
+    path, weights = files
+    real = CudaSequencer._run
+
+    def run(self):
+        if self.kernels != ("scan",):
+            real(self)
+        elif fault == "a wrong row":
+            real(self)
+            self.buffers.outputs[2, 100] += 1
+        elif fault == "an old state":
+            h = self._states[0].h.copy()
+            real(self)
+            self._states[0].h[...] = h
+
+    monkeypatch.setattr(CudaSequencer, "_run", run)
+    made_up(wins("scan"))
+    assert tune(path / "cell", "--batch", 128) == 1
+    assert "scan" not in {kernel for kernel, _, _ in made_up.runs}
+    words = {
+        "a wrong row": "output 2 differs from the formula by ",
+        "no run": "output 0 differs from the formula by ",
+        "an old state": "the final h is not the last output",
+    }
+    assert f"scan is WRONG: {words[fault]}" in capsys.readouterr().out
+    assert LSTM(weights, backend="cuda").kernels(64, 128) == ("matmul",)
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", ["float64", "float32", "tf32", "float16", "bfloat16"])
+def test_right_runs_pass(name):
+    """The weights have many options. Those of TF32 don't project, as a scan of it can't."""
+    about = ("float32", "high") if name == "tf32" else (name, "highest")
+    options = {"peephole": True, "zoneout_h": 0.1, "zoneout_c": 0.2, "cell_clip": 3.0}
+    if name != "tf32":
+        options |= {"proj_size": 12, "proj_clip": 0.5}
+    weights = LSTMWeights.random(40, 24, seed=0, dtype=about[0], **options)
+    inputs, layer = periodic.Periodic(weights, name), measured.Layer.of(weights, about[1])
+    assert ("scan" in layer.kernels_of_sequences()) == (name not in ("float64", "float32"))
+    for kernel in layer.kernels_of_sequences():
+        lstm = LSTM(weights, backend="cuda", precision=about[1], kernel=kernel)
+        for T, B in ((4, 100), (6, 1)):
+            assert inputs.complaint_of_run(lstm, lstm.sequencer(T, B)) is None
+
+
+@needs_cuda
+def test_sequences_without_a_kernel_are_said(files, made_up, monkeypatch, capsys):
+    """Calls with very many rows take one step at once, which can't scan."""
+    from fusedlstm.backends.cuda import static_sequence
+
+    path, weights = files
+    monkeypatch.setattr(static_sequence, "_MOST_BUFFERS", 1)
+    made_up(wins("tensor_small"))
+    assert tune(path / "cell", "--batch", 8) == 0
+    assert "scan can't run: calls with so many rows take too few steps at once" in capsys.readouterr().out
+    assert LSTM(weights, backend="cuda").kernels(64, 8) == ("tensor_small",)
+
+
+@pytest.mark.parametrize(
+    ("layer", "scans"),
+    [
+        (measured.Layer(8, 128, None, "bfloat16"), True),
+        (measured.Layer(8, 129, None, "bfloat16"), False),
+        (measured.Layer(8, 16, 16, "float16"), True),
+        (measured.Layer(8, 16, 17, "float16"), False),
+        (measured.Layer(8, 16, None, "tf32"), True),
+        (measured.Layer(8, 16, 8, "tf32"), False),
+        (measured.Layer(8, 16, None, "float32"), False),
+    ],
+    ids=str,
+)
+def test_files_have_only_kernels_that_can_run(layer, scans):
+    """A file with the time of a scan that no GPU can run is damaged."""
+    assert ("scan" in layer.kernels_of_sequences()) is scans
+    content = measured.to_json(measured.Measured({}, "now", {8: {"matmul": 2e-6, "scan": 1e-6}}), layer, {})
+    if scans:
+        assert list(measured.from_json(content, layer, {}).sequences[8]) == ["scan", "matmul"]
+    else:
+        with pytest.raises(ValueError, match="^it is damaged: wanted times of kernels for"):
+            measured.from_json(content, layer, {})
+
+
+def test_uses_are_of_kernels_that_can_run():
+    """A small GPU can't scan 128 units in TF32, and an old one has only matmul."""
+    weights = LSTMWeights.random(I, 128, seed=0, dtype="float32")
+    layers = {measured.Layer.of(weights, "high"): weights}
+    for capability, kernels in ((90, [*kernel_choice.NAMES, "scan"]), (86, kernel_choice.NAMES), (75, ["matmul"])):
+        assert [use.kernel for use in command._uses(layers, [8], "high", capability)] == list(kernels)
 
 
 # The files.
 
 
 @pytest.fixture
-def kept(files, made_up, folder):
-    path, weights = files
-    made_up(wins("tensor_large"))
-    assert tune(path / "cell", "--batch", 64) == 0
+def kept(files, folder):
+    """Return a file of times of 64 rows, by which "tensor_large" is the fastest, and its weights."""
+    _, weights = files
+    layer, seconds = measured.Layer.of(weights, "highest"), wins("tensor_large")
+    steps, sequences = (
+        {64: {kernel: seconds(kernel, 64) for kernel in kernels}}
+        for kernels in (layer.kernels(), layer.kernels_of_sequences())
+    )
+    select.keep_times(0, layer, measured.Measured(steps, measured.now(), sequences))
     (file,) = files_in(folder)
     return file, weights
 
@@ -351,8 +542,17 @@ def test_the_file_is_readable(kept):
     assert found["layer"] == {"I": I, "N": N, "P": None, "arithmetic": "bfloat16"}
     times = found["microseconds of a step by rows"]["64"]
     assert (times["tensor_large"], next(iter(times)), set(times)) == (1.0, "tensor_large", set(OF_BFLOAT16))
+    times = found[OF_SEQUENCES]["64"]
+    assert (times["tensor_large"], next(iter(times)), set(times)) == (1.0, "tensor_large", {*OF_BFLOAT16, "scan"})
     assert file.name.endswith("-bfloat16-I8-N16.json")
     assert "\n" in file.read_text()
+
+
+OF_SEQUENCES = "microseconds of a step of a sequence by rows"
+
+
+def with_key(text, name, value):
+    return json.dumps({**json.loads(text), name: value})
 
 
 DAMAGED = {
@@ -361,6 +561,11 @@ DAMAGED = {
     "a list": lambda text: "[1]",
     "not UTF-8": lambda text: "\udcff",
     "another format": lambda text: text.replace('"format": 1', '"format": 2'),
+    "a negative time of a run": lambda text: '"tensor_large": -1.0'.join(text.rsplit('"tensor_large": 1.0', 1)),
+    "a list of sequences": lambda text: with_key(text, OF_SEQUENCES, [1]),
+    "sequences without times": lambda text: with_key(text, OF_SEQUENCES, {"64": {}}),
+    "sequences with an unknown kernel": lambda text: with_key(text, OF_SEQUENCES, {"64": {"skim": 1.0}}),
+    "a key of a newer version": lambda text: with_key(text, "microseconds of a pool's step by rows", {}),
     "no rows": lambda text: text.replace("microseconds of a step", "milliseconds of a step"),
     "a negative time": lambda text: text.replace('"tensor_large": 1.0', '"tensor_large": -1.0'),
     "a time that is NaN": lambda text: text.replace('"tensor_large": 1.0', '"tensor_large": NaN'),
@@ -384,6 +589,37 @@ def test_damaged_files_are_ignored(damage, kept, caplog):
         assert chosen(weights) == chosen(weights) != ("tensor_large",)
     (said,) = caplog.messages
     assert said.startswith(f"{file} isn't used: it")
+
+
+def test_times_survive_their_file():
+    layer = measured.Layer(I, N, None, "float16")
+    times = measured.Measured({8: {"matmul": 2e-6, "tensor_small": 3e-6}}, "now", {64: {"scan": 1e-6, "matmul": 4e-6}})
+    found = measured.from_json(measured.to_json(times, layer, {"GPU": "H"}), layer, {"GPU": "H"})
+    assert (found.rows, found.sequences, found.date) == (times.rows, times.sequences, "now")
+    newer = found.updated(sequences={8: {"matmul": 1e-6}}).updated(rows={8: {"matmul": 1e-6}})
+    assert (newer.rows, list(newer.sequences)) == ({8: {"matmul": 1e-6}}, [8, 64])
+
+
+@needs_cuda
+def test_files_without_sequences_are_read(kept, caplog):
+    """They are of single steps, as the first versions wrote them. The table chooses for sequences."""
+    file, weights = kept
+    content = json.loads(file.read_text())
+    del content[OF_SEQUENCES]
+    file.write_text(json.dumps(content))
+    with caplog.at_level(logging.WARNING, "fusedlstm"):
+        assert chosen(weights) == ("tensor_large",)
+        assert LSTM(weights, backend="cuda").kernels(64, 64) == ("scan",)
+    assert not caplog.messages
+
+
+@needs_cuda
+def test_keys_of_newer_versions_are_named(kept, caplog):
+    file, weights = kept
+    file.write_text(with_key(file.read_text(), "a newer key", {}))
+    with caplog.at_level(logging.WARNING, "fusedlstm"):
+        assert chosen(weights) != ("tensor_large",)
+    assert "isn't used: it has 'a newer key', which this version doesn't read" in caplog.messages[0]
 
 
 @needs_cuda
@@ -424,7 +660,7 @@ def test_info_says_where_a_choice_comes_from(kept, capsys):
     said = capsys.readouterr().out
     assert "steps: the kernel is chosen by measured times, and for other layers by a table of predictions" in said
     date = json.loads(file.read_text())["date"]
-    assert f"measured {date} on this GPU: I=8 N=16 bfloat16, B = 64: {file.name}" in said
+    assert f"measured {date} on this GPU: I=8 N=16 bfloat16, B = 64, sequences of B = 64: {file.name}" in said
     file.write_text("")
     assert command_line.main(["info"]) == 0
     said = capsys.readouterr().out
@@ -542,14 +778,15 @@ def test_the_timer_keeps_the_host_ahead(timer, monkeypatch):
 
 
 @needs_driver
-def test_the_timer_times_only_the_steps(timer):
+@pytest.mark.parametrize("kind", ["steps", "runs"])
+def test_the_timer_times_only_the_steps(kind, timer):
     from driver import observe
 
-    cell = LSTMCell(LSTMWeights.random(I, N, seed=0), backend="cuda")
-    stepper = cell.stepper(2)
-    stepper.step()
+    lstm = LSTM(LSTMWeights.random(I, N, seed=0), backend="cuda")
+    work = lstm.stepper(2).step if kind == "steps" else lstm.sequencer(5, 2).run
+    work()
     observe.clear()
-    timer._once(stepper.step, 3)
+    timer._once(work, 3)
     kinds = [entry[0] for entry in observe.log()]
     first, last = (at for at, kind in enumerate(kinds) if kind == "record")
     assert kinds[first + 1 : last].count("graph") == 3 == kinds.count("graph")

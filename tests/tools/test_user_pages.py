@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusedlstm import LSTMCell, convert
+from fusedlstm import LSTMCell, StatePool, convert
 
 from support.backends import BACKENDS
 from support.cells import host
@@ -124,6 +124,51 @@ def test_many_sessions(backend, monkeypatch, capsys, tmp_path):
     np.testing.assert_array_equal(host(names["restarted"].read(rest).c), wanted)
     assert wanted.any()
     assert Path("pool.safetensors").exists()
+
+
+def test_running_a_pool(backend, monkeypatch, tmp_path):
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", backend)
+    monkeypatch.chdir(tmp_path)
+    names = execute("running-a-pool.md")
+    pool, beams, ready = names["pool"], names["beams"], names["ready"]
+    assert names["ended"].size == 0
+    assert sorted(pool.slots) == sorted([*names["slots"], *beams])
+    saved, now = names["restored"].read(ready), pool.read(ready)
+    np.testing.assert_array_equal(host(saved.c), host(now.c))
+    assert sorted(names["part"].slots) == sorted(ready)
+    assert len(names["restored"].slots) == len(names["live"])
+
+
+def test_idle_sessions_end(monkeypatch, tmp_path):
+    """The recipe, with a clock of its own: a session ends when it took no step for longer than allowed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", "numpy")
+    names = execute("running-a-pool.md")
+    pool, last = StatePool(names["cell"], 5), np.zeros(5)
+    last[pool.allocate(3)] = 10
+    last[pool.allocate(1)] = 12
+    last[[1]] = 15
+    assert names["end_idle"](pool, last, 15, seconds=5).tolist() == []
+    assert names["end_idle"](pool, last, 16, seconds=5).tolist() == [0, 2]
+    assert names["end_idle"](pool, last, 18, seconds=5).tolist() == [3]
+    assert pool.slots.tolist() == [1]
+
+
+def test_next_beams_copy_only_what_forks(monkeypatch, tmp_path):
+    """The recipe gives each beam its parent's state, in a pool without a spare slot."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FUSEDLSTM_BACKEND", "numpy")
+    names = execute("running-a-pool.md")
+    cell, rng = names["cell"], np.random.default_rng(0)
+    pool = StatePool(cell, 6)
+    beams = pool.allocate(6)
+    for _ in range(50):
+        pool.step(cell.asarray(rng.normal(size=(6, 8))), beams)
+        before, parents = pool.read(beams), rng.integers(6, size=6)
+        beams, old = names["next_beams"](pool, beams, parents), beams
+        np.testing.assert_array_equal(pool.read(beams).c, before.c[parents])
+        assert pool.live == 6
+        assert set(old[parents]) <= set(beams)
 
 
 def test_resets(monkeypatch):

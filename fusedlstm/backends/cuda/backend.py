@@ -28,6 +28,7 @@ from fusedlstm.validation.arguments import check_no_grad, fail
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
+    from typing import NoReturn
 
     from fusedlstm.arrays.libraries import Library
     from fusedlstm.backends.sequence_run import SequencerForm
@@ -183,11 +184,9 @@ class CudaBackend:
         asked = "batch_invariant=True" if batch_invariant else f"kernel={kernel!r}"
         if batch_invariant:
             kernel = kernel_choice.invariant(weights.dtype.name, precision)
-        if kernel not in (None, "matmul"):
-            reason = kernel_choice.reason_against_device(self._capability)
-            if kernel == kernel_choice.SCAN:
-                about = weights.hidden_size, weights.dtype.name, precision
-                reason = sequence_choice.reason_against_device(*about, self._capability)
+        if kernel is not None:
+            about = weights.hidden_size, weights.dtype.name, precision
+            reason = sequence_choice.reason_against_kernel(kernel, *about, self._capability)
             if reason is not None:
                 raise RuntimeError(f"{asked} can't run on {self.device}: {reason}")
         chooses = sequence_choice.of_steps(kernel) is None
@@ -223,6 +222,14 @@ class CudaBackend:
         """Return an engine for whole sequences. `engines` is ignored, as every call passes its own."""
         del engines
         return CudaSequence(self._index, weights)
+
+    def training_engine(self, weights: StackedWeights) -> NoReturn:
+        """Raise NotImplementedError: gradients are computed on the CPU."""
+        del weights
+        raise NotImplementedError(
+            f"vjp computes gradients on the CPU, and not yet on {self.device}. "
+            'Make the cell or LSTM with backend="numpy"'
+        )
 
     def stepper_engine(
         self,

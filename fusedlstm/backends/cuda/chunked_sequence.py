@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fusedlstm.backends.sequence_run import SequenceRun
     from fusedlstm.state import LSTMState
 
-SIZES = (64, 16, 4, 1)  # of chunks, in steps
+SIZES = (64, 32, 16, 8, 4, 2, 1)  # of chunks, in steps
 _MOST_SETS = 8  # of graphs to keep; limiting single graphs would drop some of a set of SIZES, call after call
 
 

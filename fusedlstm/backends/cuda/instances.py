@@ -57,11 +57,9 @@ class _Uses:
         self._about = weights.dtype.name, use.precision
         forced = self._of_sequences = kernel_choice.invariant(*self._about) if use.batch_invariant else use.kernel
         self._forced = sequence_choice.of_steps(forced)
-        reason = kernel_choice.reason_against_device(capability)
-        if forced == kernel_choice.SCAN:
-            widest = max(layer.hidden_size for layer in weights.layers)
-            reason = sequence_choice.reason_against_device(widest, *self._about, capability)
-        if forced not in (None, "matmul") and reason:
+        widest = max(layer.hidden_size for layer in weights.layers)
+        reason = forced and sequence_choice.reason_against_kernel(forced, widest, *self._about, capability)
+        if reason:
             raise ValueError(f"kernel {forced!r} can't run there: {reason}")
         self._layers = [_Layer(layer, capability) for layer in weights.layers]
         self._sizes = tuple((layer.input_size, layer.hidden_size, layer.output_size) for layer in weights.layers)

@@ -49,7 +49,8 @@ class CudaPool(PoolEngine):
             engine.turns.add(turns)
         self._audits: list[Audit] = []  # the first one: later ones share its memory
         held = tuple(engines), step.all_h, step.c, step.held, self._audits
-        weakref.finalize(self, turns.keep_until_done, held).atexit = False
+        self._end = weakref.finalize(self, turns.keep_until_done, held)
+        self._end.atexit = False
 
     @property
     def nbytes(self) -> int:
@@ -86,6 +87,13 @@ class CudaPool(PoolEngine):
         if before._prepared:
             self.prepare(engines, before._prepared)
         self._problems = before._problems
+
+    def retire(self) -> None:
+        found = self._end.peek()
+        if found is not None:
+            _, keep, held, _ = found
+            keep(*held)
+            self._end.detach()
 
     def clear(self, slots: NumpyArray) -> None:
         with self._turns.turn():
@@ -176,6 +184,6 @@ class CudaPool(PoolEngine):
         """Return the audit that checks the slots of the next step."""
         audit = self._audit
         if audit is None:
-            raise RuntimeError("slots on the device: call audit() first")
+            raise RuntimeError("slots on the device need an audit")
         self._audit = Audit(audit.live, audit.claims, audit.tick + 1, audit.problems)
         return self._audit

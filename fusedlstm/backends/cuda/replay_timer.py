@@ -1,4 +1,4 @@
-"""Time a Stepper's graphs on a GPU: they are replayed between two events, while the host is ahead."""
+"""Time a Stepper's or a Sequencer's graphs on a GPU: replayed between two events, while the host is ahead."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from fusedlstm.backends.cuda.product_steps import ProductSteps
 from fusedlstm.backends.cuda.runtime.strides import copy_rows
 from fusedlstm.backends.cuda.scan_steps import ScanSteps
 from fusedlstm.backends.cuda.sequence_form import LayerBuffers, Workspace, rows
-from fusedlstm.backends.sequence_choice import FEWEST_STEPS, SCAN
+from fusedlstm.backends.kernel_choice import SCAN
+from fusedlstm.backends.sequence_choice import FEWEST_STEPS
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.backends.numpy.training import NumpyTraining
     from fusedlstm.backends.sequence_run import SequencerForm
     from fusedlstm.stacked import StackedWeights
     from fusedlstm.state import LSTMState
@@ -103,6 +104,12 @@ class NumpyBackend:
         """Return an engine for whole sequences. `engines` is ignored, as every call passes its own."""
         del engines
         return NumpySequence(weights)
+
+    def training_engine(self, weights: StackedWeights) -> NumpyTraining:
+        """Return an engine for gradients. Only the form of the weights matters, as calls pass their engines."""
+        from fusedlstm.backends.numpy.training import NumpyTraining
+
+        return NumpyTraining(weights)
 
     def stepper_engine(
         self,

@@ -22,6 +22,8 @@ from fusedlstm.backends.numpy.thread_limit import limits
 
 if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.backends.numpy.fast_pointwise import BoundStep
+    from fusedlstm.backends.numpy.recording import Recorder
     from fusedlstm.backends.numpy.resets import Reset
     from fusedlstm.backends.numpy.scratch import Buffers
     from fusedlstm.weights import LSTMWeights
@@ -32,6 +34,7 @@ class LaidOutWeights:
 
     def __init__(self, weights: LSTMWeights, *, invariant: bool) -> None:
         dtype, I, N = dtypes.state_dtype(weights.dtype), weights.input_size, weights.hidden_size
+        self.given = weights  # as they were given
 
         def gates() -> NumpyArray:
             # The bias is one more row of the weights, and is multiplied by 1.
@@ -65,9 +68,11 @@ class NumpyCell(CellEngine):
 
     Attributes:
         quietly: runs work as `context.quietly` does, with at most `threads` threads.
+        recorder: takes the place of `step_from_gates` in a forward pass that is recorded; see `recording`.
     """
 
     is_whole = True
+    recorder: Recorder | None = None
 
     def __init__(self, weights: LSTMWeights, *, invariant: bool = False, threads: int | None = None) -> None:
         self.invariant, self.threads = invariant, threads
@@ -169,6 +174,9 @@ class NumpyCell(CellEngine):
         self, weights: LaidOutWeights, buffers: Buffers, c: NumpyArray, h_out: NumpyArray, c_out: NumpyArray
     ) -> None:
         """Write the next h and c from the gates in `buffers`."""
+        if self.recorder is not None:
+            self.recorder.finish(self, weights, buffers, c, h_out, c_out)
+            return
         if self.writes_h:
             weights.pointwise.run(buffers.blocks, c, h_out, c_out)
             return
@@ -179,6 +187,12 @@ class NumpyCell(CellEngine):
             np.multiply(buffers.h, self.zoneout_h, buffers.h)
             np.add(buffers.h, h, h)
         h_out[...] = h
+
+    def bound_step(self, weights: LaidOutWeights, buffers: Buffers) -> BoundStep:
+        """Return `step_from_gates` with these weights and buffers, for many steps: a function of c, h_out and c_out."""
+        if self.writes_h and self.recorder is None:
+            return weights.pointwise.bound(buffers.blocks)
+        return functools.partial(self.step_from_gates, weights, buffers)
 
     def _project(self, weights: LaidOutWeights, buffers: Buffers) -> NumpyArray:
         """Return the projected m, or m itself without a projection."""

@@ -127,15 +127,16 @@ class CellSequence:
         workspace = scratch.take()
         try:
             buffers = workspace.of_batch(len(c))
-            z, product, weight = buffers.gates, buffers.of_h, weights.weight_h
+            h_before, z, product, weight = buffers.h, buffers.gates, buffers.of_h.run, weights.weight_h
+            add, step = np.add, cell.bound_step(weights, buffers)
             for start in range(0, len(xs), at_once):
                 part = slice(start, start + at_once)
                 for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
                     c_out = next(outs)
-                    buffers.h[...] = h  # as few calls as possible: with one row, Python takes much of the time
-                    product.run(weight)
-                    np.add(z, gates, z)
-                    cell.step_from_gates(weights, buffers, c, y, c_out)
+                    h_before[...] = h  # few calls and few names to look up: with one row, Python takes half the time
+                    product(weight)
+                    add(z, gates, z)
+                    step(c, y, c_out)
                     h, c = y, c_out
         finally:
             scratch.give_back(workspace)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusedlstm import log
-from fusedlstm.backends.numpy import blas
+from fusedlstm.backends.numpy.thread_limit import at_most
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ def warn_if_crowded(threads: int | None = None) -> None:
     Args:
         threads: the most threads it may use; None for its own number.
     """
-    count = threads or blas.threads() or 1
+    count = at_most(threads) or 1
     if count > 1:
         text = _complaint_once(count)
         if text is not None:

@@ -6,18 +6,23 @@ planes of i, f and o come first and are negated, so a few passes over one array 
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from fusedlstm.arrays import dtypes
-from fusedlstm.backends.numpy.functions import clip, in_place
+from fusedlstm.backends.numpy.functions import clip, in_place, tanh
 from fusedlstm.backends.numpy.resets import with_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.functions import Functions
+
+    BoundStep: TypeAlias = Callable[[NumpyArray, NumpyArray, NumpyArray], None]  # of c, m and c_new
 
 # The most elements of gates to process at once, so that they stay in a cache.
 _BLOCK = 1 << 20
@@ -93,6 +98,10 @@ class Pointwise(ABC):
             for rows, gates in blocks:
                 self._run_block(gates, c[rows], m[rows], c_new[rows])
 
+    def bound(self, blocks: list[tuple[slice, GatePlanes]]) -> BoundStep:
+        """Return `run` with these gates, for many steps: a function of c, m and c_new."""
+        return functools.partial(self.run, blocks)
+
     def _run_zoned_out(self, gates: GatePlanes, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
         """Do the work of `run` with zoneout of c."""
         new = gates.f  # nothing reads the gate once the new c is made
@@ -108,6 +117,27 @@ class Pointwise(ABC):
 
 class SigmoidPointwise(Pointwise):
     """Pointwise for plain sigmoid gates. It divides by their reciprocals, which takes fewer passes."""
+
+    def bound(self, blocks: list[tuple[slice, GatePlanes]]) -> BoundStep:
+        """Return `run` with these gates, or for a cell without options `_run_block` without its look-ups."""
+        options = self.peephole is not None or self.cell_clip is not None or self.zoneout_c
+        if options or len(blocks) > 1 or not self.input is self.output is tanh:
+            return super().bound(blocks)
+        gates, one = blocks[0][1], self.one
+        sigmoids, i, f, o, g = gates.sigmoids, gates.i, gates.f, gates.o, gates.g
+        exp, add, divide, hyperbolic = np.exp, np.add, np.divide, np.tanh
+
+        def run(c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
+            exp(sigmoids, sigmoids)
+            add(sigmoids, one, sigmoids)
+            hyperbolic(g, g)
+            divide(c, f, f)
+            divide(g, i, i)
+            add(f, i, c_new)
+            hyperbolic(c_new, i)
+            divide(i, o, m)
+
+        return run
 
     def _run_block(self, gates: GatePlanes, c: NumpyArray, m: NumpyArray, c_new: NumpyArray) -> None:
         i, f, o, g = gates.i, gates.f, gates.o, gates.g

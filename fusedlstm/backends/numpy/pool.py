@@ -105,6 +105,9 @@ class NumpyPool(PoolEngine):
         del engines
         self._buffers = before._buffers
 
+    def retire(self) -> None:
+        """Do nothing."""
+
     # All slots are in host memory and checked before a step, so the audit has nothing to do.
 
     def audit(self, live: NumpyArray) -> None:

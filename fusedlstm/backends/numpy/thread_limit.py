@@ -1,7 +1,8 @@
 """Limit the threads of NumPy's BLAS during a call.
 
 OpenBLAS has one number of threads for the whole process. So while calls with limits run, it is the smallest limit of
-all of them, whichever threads they are in. When the last one ends, it is what it was before the first one began.
+all of them, whichever threads they are in. It is never more than it was before the first one began, and when the last
+one ends, it is that again.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Limits:
                 self._without = before
             if len(limits) > 1:
                 limit = min(limits.values())
+            limit = min(limit, self._without)
             if limit != before:
                 self._put(limit)
 
@@ -56,7 +58,7 @@ class Limits:
             without, limits = self._without, self._limits
             limits.pop(call, None)
             if without is not None:
-                self._put(min(limits.values()) if limits else without)
+                self._put(min(without, *limits.values()) if limits else without)
                 if not limits:
                     self._without = None
 
@@ -87,6 +89,16 @@ class Limits:
 
 
 _ONLY: dict[str, Limits] = {}
+
+
+def at_most(limit: int | None) -> int | None:
+    """Return how many threads a call with this limit uses at most; None if unknown.
+
+    A limit above the BLAS's own number has no effect. That number is the one without the limits of other calls.
+    """
+    made = _ONLY.get("")
+    own = (made._without if made else None) or blas.threads()
+    return own if limit is None or own is None else min(limit, own)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Share the rows of a batch among threads, because the BLAS runs small pieces of a product in one thread.
 
-There are as many threads as NumPy's BLAS has, or as the cell's `threads` says.
+There are as many threads as NumPy's BLAS has, but at most the cell's `threads`.
 
 Rows are independent, so a thread takes its rows through whole steps, and in a sequence through all steps between two
 resets. Threads wait for each other once, at the end. NumPy releases the GIL while it computes. The last bits of a row
@@ -18,7 +18,7 @@ from collections import deque
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from fusedlstm.backends.numpy import blas
+from fusedlstm.backends.numpy.thread_limit import at_most
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,11 +40,11 @@ def shares(B: int, each: int, steps: int = 1, unit: int = 1, most: int | None = 
         each: the multiplications of a row in a step.
         steps: the number of steps.
         unit: all shares but the last are multiples of this.
-        most: the number of threads; None for as many as the BLAS has.
+        most: the most threads; None for as many as the BLAS has.
     """
     if B < SHARED or B * each < _LEAST_STEP or B * each * steps < _LEAST_WORK:
         return [slice(0, B)]
-    threads = min(B // _FEWEST, most or blas.threads() or 1)
+    threads = min(B // _FEWEST, at_most(most) or 1)
     ends = [B * k // threads // unit * unit for k in range(threads)] + [B]
     return [slice(*pair) for pair in itertools.pairwise(ends)]
 

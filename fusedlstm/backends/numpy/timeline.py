@@ -45,6 +45,13 @@ class Timeline:
         """Return whether no row is reset or idle in a step."""
         return not (self.idling[t] or (self.resets is not None and self.resetting[t]))
 
+    def part(self, start: int, stop: int) -> Timeline:
+        """Return the timeline of steps start to stop alone, counted from 0."""
+        T, part = stop - start, slice(start, stop)
+        resets, idle = (None if flags is None else flags[part] for flags in (self.resets, self.idle))
+        order = range(T)[:: self.order.step]
+        return Timeline(order, resets, self.resetting[part], idle, self.idling[part])
+
     def resets_at(self, t: int) -> NumpyArray | None:
         """Return the rows to reset before a step, or None."""
         return None if self.resets is None or not self.resetting[t] else self.resets[t]

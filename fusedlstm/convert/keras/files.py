@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from fusedlstm.convert.archives import read_member
+from fusedlstm.convert.containers import START, what_file, what_zip
 from fusedlstm.convert.keras.configs import node_of_config, parsed
 from fusedlstm.convert.keras.hdf5 import HDF5, MAGIC
 from fusedlstm.convert.keras.nodes import Found, Node, find
 from fusedlstm.convert.keras.paths import cells_in, of_paths, owned, place
 from fusedlstm.convert.keras.variables import assign, entries_below, entries_in, of_entries
 from fusedlstm.convert.keras.versions import OF_PATHS, version_of
-from fusedlstm.files import reading
+from fusedlstm.files import reading, refuse_pipe
 from fusedlstm.validation.advice import fail_source
 
 _ZIP = b"PK\x03\x04"
@@ -40,6 +41,7 @@ def opened(path: str | bytes | os.PathLike[str]) -> Iterator[Node]:
         ImportError: h5py is not installed.
         OSError: the file can't be opened.
     """
+    refuse_pipe(path)
     with reading(path), open(path, "rb") as file, contextlib.ExitStack() as stack:
         yield _root(file, stack)
 
@@ -91,7 +93,8 @@ def _root(file: BinaryIO, stack: contextlib.ExitStack) -> Node:
     if start.startswith(_ZIP):
         archive = stack.enter_context(zipfile.ZipFile(file))
         return _of_archive(archive, stack)
-    raise ValueError("it is not a Keras file, which is HDF5 (.h5) or a zip file (.keras)")
+    what = what_file(start + file.read(START - len(start)))
+    raise ValueError(f"it is {what or 'not a Keras file, which is HDF5 (.h5) or a zip file (.keras)'}")
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,8 @@ def _of_archive(archive: zipfile.ZipFile, stack: contextlib.ExitStack) -> Node:
     members = archive.namelist()
     missing = [name for name in ("config.json", "model.weights.h5") if name not in members]
     if missing:
+        if len(missing) == 2 and (what := what_zip(members)):
+            raise ValueError(f"it is {what}")
         there = ", ".join(members[:8]) or "nothing"
         raise ValueError(f"it is not a Keras file: it lacks {' and '.join(missing)}, and holds {there}")
     about = parsed(read_member(archive, "metadata.json")) if "metadata.json" in members else {}

@@ -170,12 +170,15 @@ def _check_kind(name: str, node: Node) -> None:
     check_options(name, node.options)
 
 
+_EACH = "Pass the layer's forward_layer and backward_layer separately, in Keras"
+
+
 def _check_both_ways(name: str, node: Node, forward: Node, backward: Node) -> None:
     """Raise unless a Bidirectional computes what both directions of our LSTM do."""
     mode = node.options.get("merge_mode", "concat")
     if mode != "concat":
         why = "'concat', as our LSTM concatenates both directions' outputs"
-        fail(ValueError, f"{name}.merge_mode", why, repr(mode), "Convert forward_layer and backward_layer separately")
+        fail(ValueError, f"{name}.merge_mode", why, repr(mode), _EACH)
     if bool(forward.options.get("time_major")) != bool(backward.options.get("time_major")):
         fail(ValueError, f"{name}.time_major", "the same in both directions", "different ones")
     for part, wanted in ((forward, False), (backward, True)):

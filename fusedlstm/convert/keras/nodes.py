@@ -159,6 +159,10 @@ def find(node: Node, around: tuple[Node, ...] = ()) -> Iterator[Found]:
             yield found if is_root else Found(f"{node.name}/{found.name}", found.node, found.around)
 
 
+# A model as an object doesn't list the layers in other classes, and neither does an .h5 file.
+_INSIDE = "Pass the LSTM in this layer itself, or the model's .keras file with the LSTM's name="
+
+
 def choose(argument: str, root: Node, name: str | None) -> Found:
     """Return the layer with this name, or the only LSTM.
 
@@ -175,7 +179,8 @@ def choose(argument: str, root: Node, name: str | None) -> Found:
         if len(lstms) == 1:
             return lstms[0]
         if not lstms:
-            fail(ValueError, argument, "a layer that is an LSTM", _listed(found, kinds=True) or "nothing")
+            hint = _INSIDE if any(one.node.module for one in found) else ""
+            fail(ValueError, argument, "a layer that is an LSTM", _listed(found, kinds=True) or "nothing", hint)
         hint = f"Give name= one of {_listed(lstms)}, or several, lowest layer first"
         fail(ValueError, argument, "one LSTM", f"{len(lstms)} of them", hint)
     for named in ([one for one in found if one.name == name], [one for one in found if one.name.endswith(f"/{name}")]):
@@ -206,8 +211,8 @@ def vouch(root: Node, classes: Sequence[str]) -> None:
             fail(ValueError, "custom_classes", wanted, f"{kind!r}; it has {there}")
         for node in nodes:
             if not node.base:
-                hint = "Give the layer in it as name="
-                fail(ValueError, "custom_classes", "classes that derive from Keras's LSTM or wrap it", repr(kind), hint)
+                wanted = "classes that derive from Keras's LSTM or wrap it"
+                fail(ValueError, "custom_classes", wanted, repr(kind), _INSIDE)
             node.module, node.kind = "", node.base
             said = node.options
             for part in (node, *node.parts.get("cell", [])):

@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Any, NoReturn, TypeAlias
 
+from fusedlstm.convert.containers import what_content
 from fusedlstm.errors import WeightsFileError
 from fusedlstm.files import blaming
 from fusedlstm.validation.advice import fail_source
@@ -104,6 +105,8 @@ def _parsed(content: bytes, name: str, folder: str | None) -> Model:
         with blaming(name):
             proto.ParseFromString(content)
     except WeightsFileError as error:
+        if not content.startswith(b"\x08") and (what := what_content(content)):
+            raise WeightsFileError(f"{name} is {what}") from error
         reason = error.__cause__ or error
         raise WeightsFileError(f"{name} is damaged, or is not ONNX: it can't be parsed ({reason})") from reason
     return _checked(Model(proto, name, folder, len(content)))

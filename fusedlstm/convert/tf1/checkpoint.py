@@ -18,16 +18,12 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
 
 _FILES = re.compile(r"(.+)\.(index|meta|data-\d+-of-\d+)")  # of one checkpoint; the common beginning is its name
-_EXPORT = """\
-checkpoints are read through TensorFlow, which can't be imported here ({why}). Where TensorFlow is installed, run
-
-    import numpy as np
-    import tensorflow as tf
-
-    reader = tf.train.load_checkpoint({checkpoint!r})
-    np.savez("variables.npz", **{{name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}})
-
-and pass the path of variables.npz, which doesn't need TensorFlow"""
+_EXPORT = (
+    "checkpoints are read through TensorFlow, which can't be imported here ({why}). Where TensorFlow is installed, run "
+    "this program, and pass its variables.npz: import numpy as np, tensorflow as tf; "
+    'reader = tf.train.load_checkpoint({checkpoint!r}); np.savez("variables.npz", '
+    "**{{name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}})"
+)
 
 
 def open_variables(path: str | os.PathLike[str]) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fusedlstm import files
 from fusedlstm.convert.archives import may_become, open_archive
+from fusedlstm.convert.containers import START, is_safetensors
 from fusedlstm.convert.torch import numpy_values
 from fusedlstm.convert.torch.pickled import Global
 from fusedlstm.convert.torch.saved import PICKLE, POLICY, ZIP, Content
@@ -45,10 +46,11 @@ def is_of_torch(path: str | os.PathLike[str]) -> bool:
 
     It is a zip file with a pickle, or with such a file, in it. Before PyTorch 1.6 it was a pickle.
     """
+    files.refuse_pipe(path)
     with open(path, "rb") as file:
-        start = file.read(len(ZIP))
-    if start != ZIP:
-        return start.startswith(PICKLE)
+        start = file.read(START)
+    if not start.startswith(ZIP):
+        return start.startswith(PICKLE) and not is_safetensors(start)
     with files.reading(path), zipfile.ZipFile(path) as archive:
         return any(name == POLICY or name.endswith("/data.pkl") for name in archive.namelist())
 

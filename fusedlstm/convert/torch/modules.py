@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fusedlstm.convert.torch.classes import is_module, is_scripted, names_of, names_of_module, names_of_script
@@ -24,6 +25,12 @@ _PARAMETRIZED = "parametrizations."
 _SCRIPT = "TorchScript of the class"
 
 
+def _our_classes() -> tuple[type, ...]:
+    """Return the classes of `fusedlstm.torch`, if the program has imported it."""
+    ours = sys.modules.get("fusedlstm.torch")
+    return () if ours is None else (ours.LSTM, ours.LSTMCell)
+
+
 class Module:
     """The module that holds an LSTM's parameters.
 
@@ -41,6 +48,11 @@ class Module:
         if self.found is None:
             got = f"{describe_type(source)}, which has no module {scope.removesuffix('.')!r}"
             fail(ValueError, "source", "a module whose state_dict has its modules' names", got, "Pass its state_dict()")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a module of `fusedlstm.torch`, which says itself what its weights are."""
+        return isinstance(self.found, _our_classes())
 
     def check(self, custom_classes: frozenset[str]) -> None:
         """Raise ValueError unless the module is a torch.nn.LSTM or LSTMCell, or the caller vouches for it."""
@@ -70,7 +82,7 @@ class Module:
         from torch.nn.utils import parametrize
 
         kind = parametrize.type_before_parametrizations(self.found)
-        bases = [base for base in (torch.nn.LSTM, torch.nn.LSTMCell) if issubclass(kind, base)]
+        bases = [base for base in (torch.nn.LSTM, torch.nn.LSTMCell, *_our_classes()) if issubclass(kind, base)]
         if not bases:
             return [("the class", names_of(kind), "")]
         names = [*_COMPUTES, *(name for name in dir(kind) if PARAMETER.fullmatch(name))]

@@ -95,11 +95,12 @@ def from_torch(
     Tested against PyTorch 2.13.
 
     Args:
-        source: the module, or one that holds it; its state_dict (of tensors on any device, or arrays), or a dict that
-            holds one, such as a checkpoint; or the path of a file of either: what torch.save wrote (.pt, .pth, .bin
-            or .ckpt), what torch.jit.save wrote, a .zip of Stable-Baselines3, a .safetensors, or a .npz of arrays,
-            told apart by content. Nothing in a file is executed, and PyTorch is not needed. A TorchScript file names
-            its modules' classes, which are checked. Values are detached and copied.
+        source: the module, or one of fusedlstm.torch, whose options are read, too, or one that holds it; its state_dict
+            (of tensors on any device, or arrays), or a dict that holds one, such as a checkpoint; or the path of a file
+            of either: what torch.save wrote (.pt, .pth, .bin or .ckpt), what torch.jit.save wrote, a .zip of
+            Stable-Baselines3, a .safetensors, or a .npz of arrays, told apart by content. Nothing in a file is
+            executed, and PyTorch is not needed. A TorchScript file names its modules' classes, which are checked.
+            Values are detached and copied.
         prefix: the prefix of the LSTM's names in a larger model's state_dict, such as "encoder.lstm.". Keys of
             nested dicts come first, as in "model.encoder.lstm."; "" for none. None finds the only LSTM or LSTMCell.
         layer: a layer of an LSTM; None for all of them, or for an LSTMCell.
@@ -135,6 +136,8 @@ def from_torch(
         everything = _parameters(source)
         scope = only_scope(everything) if prefix is None else scope_of(prefix, ".")
         module = None if _has_no_classes(source) else Module(source, scope)
+        if module is not None and module.is_ours:
+            return _ours(module, layer, vouched, reverse=reverse, zoneout=zoneout)
         parameters = LSTMParameters(everything if module is None else module.computed(everything), scope)
         told = None if module is None else module.zoneout(vouched)
         if told is not None and zoneout not in (0, told):
@@ -153,6 +156,24 @@ def from_torch(
         if module.batch_first:
             log.warn_once("the torch.nn.LSTM is batch_first: use LSTM(weights, batch_first=True)")
     return weights
+
+
+def _ours(
+    module: Module, layer: int | None, vouched: frozenset[str], *, reverse: bool, zoneout: float
+) -> LSTMWeights | StackedWeights:
+    """Return the weights of a module of `fusedlstm.torch`, with its options."""
+    if zoneout:
+        fail(ValueError, "zoneout", "0 for a module of fusedlstm.torch, which has none", str(zoneout))
+    module.check(vouched)
+    weights: LSTMWeights | StackedWeights = module.found.to_weights()
+    if layer is None:
+        return weights
+    cells = {} if isinstance(weights, LSTMWeights) else dict(zip(module.found.suffixes, weights.layers, strict=True))
+    suffix = suffix_of(layer, backward=reverse)
+    cell: LSTMWeights | None = cells.get(suffix)
+    if cell is None:
+        fail(ValueError, "layer", f"one with parameters such as weight_ih{suffix}", str(layer))
+    return cell
 
 
 def _has_no_classes(source: Any) -> bool:

@@ -165,8 +165,6 @@ class SavedPickles:
         return Unpickler(stream, refuse).load()
 
     def _storage(self, identity: tuple[Any, ...]) -> Storage:
-        if len(identity) > 1 and identity[0] == "module":
-            raise ValueError("it holds a whole module, and modules are not unpickled: save module.state_dict()")
         key, dtype, nbytes = _claimed(identity, 6)
         root = self._storages.get(key)
         if root is None:

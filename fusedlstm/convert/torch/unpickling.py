@@ -231,7 +231,7 @@ class Unpickler:
         if isinstance(target, StoredTensor) and is_old:
             self.is_plain = False
             return
-        raise ValueError("it has a tensor whose values are set after it is made, which is not supported: save it again")
+        raise ValueError("it has a tensor whose values are set after it is made, which is not supported")
 
     def _call(self, name: str, arguments: tuple[Any, ...]) -> Any:
         """Return the result of one of PyTorch's functions; an Other if it is not supported."""

@@ -92,8 +92,9 @@ def descriptions(index: int) -> tuple[list[str], list[str]]:
         except ValueError as error:
             unused.append(f"not used: {path.name}: {error}")
         else:
-            rows = ", ".join(map(str, measured.rows))
-            used.append(f"measured {measured.date} on this GPU: {layer}, B = {rows}: {path.name}")
+            kinds = ("B", measured.rows), ("sequences of B", measured.sequences)
+            rows = ", ".join(f"{name} = {', '.join(map(str, times))}" for name, times in kinds if times)
+            used.append(f"measured {measured.date} on this GPU: {layer}, {rows}: {path.name}")
     return used, unused
 
 

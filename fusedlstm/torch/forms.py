@@ -1,0 +1,124 @@
+"""The form of a module's cell: everything about it except the values of its parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusedlstm.validation.arguments import check_bool, check_real, check_size, fail
+from fusedlstm.weights import LSTMWeights, check_options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_ZONEOUTS = ("zoneout_c", "zoneout_h")
+
+
+@dataclass(frozen=True)
+class CellForm:
+    """The sizes, parameters and options of one cell. All have been checked.
+
+    Attributes:
+        input_size: I.
+        hidden_size: N.
+        proj_size: P, or None without a projection.
+        bias: whether it has the two biases of PyTorch's cells.
+        peephole: whether it has peepholes.
+        options: the options of `LSTMWeights`, by name.
+    """
+
+    input_size: int
+    hidden_size: int
+    proj_size: int | None
+    bias: bool
+    peephole: bool
+    options: Mapping[str, Any]
+
+    @classmethod
+    def make(
+        cls,
+        function: str,
+        input_size: Any,
+        hidden_size: Any,
+        proj_size: Any,
+        *,
+        bias: Any,
+        peephole: Any,
+        options: Mapping[str, Any],
+    ) -> CellForm:
+        """Check the arguments of a module's constructor, whose name is `function`, and return its form.
+
+        A proj_size of 0 or None is no projection.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong. The error names it.
+        """
+        check_options(function, options)
+        check_bool("bias", bias)
+        check_bool("peephole", peephole)
+        I, N = check_size("input_size", input_size, 0), check_size("hidden_size", hidden_size, 1)
+        P = check_size("proj_size", 0 if proj_size is None else proj_size, 0) or None
+        checked = checked_options(options, has_projection=P is not None)
+        _refuse_zoneout(checked)
+        return cls(I, N, P, bias, peephole, checked)
+
+    @classmethod
+    def of(cls, weights: LSTMWeights) -> CellForm:
+        """Return the form of weights. Raise ValueError if they have zoneout."""
+        _refuse_zoneout(weights.options())
+        has = {name: getattr(weights, name) is not None for name in ("bias", "peephole")}
+        return cls(weights.input_size, weights.hidden_size, weights.proj_size, **has, options=weights.options())
+
+    @property
+    def output_size(self) -> int:
+        """P, or N without a projection."""
+        return self.proj_size or self.hidden_size
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the cell's parameters by name, in the order in which PyTorch draws their values."""
+        I, N, P = self.input_size, self.hidden_size, self.output_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (4 * N, I), "weight_hh": (4 * N, P)}
+        if self.bias:
+            shapes |= {"bias_ih": (4 * N,), "bias_hh": (4 * N,)}
+        if self.proj_size is not None:
+            shapes["weight_hr"] = (P, N)
+        if self.peephole:
+            shapes["peephole"] = (3, N)
+        return shapes
+
+
+def checked_options(options: Mapping[str, Any], *, has_projection: bool = True) -> dict[str, Any]:
+    """Return all options of `LSTMWeights` in their canonical form. Raise if one is wrong.
+
+    Args:
+        options: some of them. Functions may be lists, as from JSON.
+        has_projection: whether the cell has a projection, without which it can't have proj_clip.
+    """
+    # The smallest weights with these options check them.
+    weight_hr = np.zeros((1, 1)) if has_projection else None
+    return LSTMWeights(np.zeros((4, 0)), np.zeros((4, 1)), weight_hr=weight_hr, **options).options()
+
+
+def _refuse_zoneout(options: Mapping[str, Any]) -> None:
+    for name in _ZONEOUTS:
+        if options[name]:
+            wanted = "0 in a module, as training with zoneout needs random masks"
+            fail(ValueError, name, wanted, str(options[name]), "At inference, fusedlstm.LSTM has zoneout")
+
+
+def check_forget_bias(forget_bias: Any, forms: Sequence[CellForm]) -> float:
+    """Return a forget bias as a float. Raise if it isn't 0 and a cell has no bias."""
+    value = check_real("forget_bias", forget_bias)
+    if value and not all(form.bias for form in forms):
+        fail(ValueError, "forget_bias", "0 without a bias", str(forget_bias))
+    return value
+
+
+def check_residual_sizes(forms: Sequence[CellForm], *, is_residual: bool) -> None:
+    """Raise ValueError if a residual layer's outputs don't have the width of its inputs."""
+    for form in forms:
+        if is_residual and form.output_size != form.input_size:
+            wanted = f"False for a layer of {form.input_size} inputs and {form.output_size} outputs"
+            fail(ValueError, "residual", wanted, "True")

@@ -1,0 +1,187 @@
+"""The operators of a layer, `fusedlstm::layer` and its backward pass, as PyTorch's autograd and compilers see them.
+
+Their arguments are flat: tensors, lists of tensors, and a str of JSON with everything else about the layer
+(`fusedlstm.torch.layer.Layer`). A call that saves returns what its backward pass needs after its results, so that
+autograd keeps it, and torch.compile sees it. No result shares memory with an argument.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fusedlstm.torch.layer import Layer, Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_INPUTS = (
+    "Tensor xs, Tensor[] states, Tensor[] weights, Tensor? lengths, Tensor? mask, Tensor? is_first, Tensor[] reset_to"
+)
+_GRADIENTS = "Tensor[] saved, Tensor? d_outputs, Tensor?[] d_finals"
+
+
+@torch.library.custom_op(
+    "fusedlstm::layer",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_INPUTS}, str options, bool saves) -> Tensor[]",
+)
+def layer(
+    xs: Tensor,
+    states: list[Tensor],
+    weights: list[Tensor],
+    lengths: Tensor | None,
+    mask: Tensor | None,
+    is_first: Tensor | None,
+    reset_to: list[Tensor],
+    options: str,
+    saves: bool,
+) -> list[Tensor]:
+    """Run a layer through a sequence. Return its outputs, then h and c of each direction, then what it saves.
+
+    Args:
+        xs: (T, B, I).
+        states: h (B, P) and c (B, N) of each direction.
+        weights: the arrays of `LSTMWeights`, without those that are None, of each direction.
+        lengths: (B,), int64.
+        mask: (T, B) booleans.
+        is_first: (T, B) booleans.
+        reset_to: as `states`, of one row or B. Empty for zeros.
+        options: a Layer as JSON.
+        saves: whether to save what the backward pass needs.
+
+    Raises:
+        ValueError: a length is not from 0 to T.
+    """
+    return Work(Layer.from_json(options), xs, states, weights, lengths, mask, is_first, reset_to).forward(saves=saves)
+
+
+@layer.register_fake
+def _(
+    xs: Tensor,
+    states: list[Tensor],
+    weights: list[Tensor],
+    lengths: Tensor | None,
+    mask: Tensor | None,
+    is_first: Tensor | None,
+    reset_to: list[Tensor],
+    options: str,
+    saves: bool,
+) -> list[Tensor]:
+    del weights, lengths, mask, is_first, reset_to
+    (T, B, _), form = xs.shape, Layer.from_json(options)
+    outputs = xs.new_empty((T, B, sum(state.shape[1] for state in states[::2])))
+    finals = [torch.empty_like(state, memory_format=torch.contiguous_format) for state in states]
+    return [outputs, *finals, *(form.saved_like(states, T, B) if saves else [])]
+
+
+@torch.library.custom_op(
+    "fusedlstm::layer_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_INPUTS}, {_GRADIENTS}, str options, bool[] wanted) -> Tensor[]",
+)
+def layer_backward(
+    xs: Tensor,
+    states: list[Tensor],
+    weights: list[Tensor],
+    lengths: Tensor | None,
+    mask: Tensor | None,
+    is_first: Tensor | None,
+    reset_to: list[Tensor],
+    saved: list[Tensor],
+    d_outputs: Tensor | None,
+    d_finals: list[Tensor | None],
+    options: str,
+    wanted: list[bool],
+) -> list[Tensor]:
+    """Return the gradients of a layer's arguments that are wanted.
+
+    Args:
+        xs: as in `layer`. So are the other arguments that aren't described here.
+        states: likewise.
+        weights: likewise.
+        lengths: likewise.
+        mask: likewise.
+        is_first: likewise.
+        reset_to: likewise.
+        saved: what `layer` saved.
+        d_outputs: the gradient of the outputs, or None for zeros.
+        d_finals: the gradients of h and c of each direction, or None for zeros.
+        options: likewise.
+        wanted: whether each gradient is wanted: of xs, the states, the weights, and reset_to.
+    """
+    work = Work(Layer.from_json(options), xs, states, weights, lengths, mask, is_first, reset_to)
+    return work.backward(saved, d_outputs, d_finals, wanted)
+
+
+@layer_backward.register_fake
+def _(
+    xs: Tensor,
+    states: list[Tensor],
+    weights: list[Tensor],
+    lengths: Tensor | None,
+    mask: Tensor | None,
+    is_first: Tensor | None,
+    reset_to: list[Tensor],
+    saved: list[Tensor],
+    d_outputs: Tensor | None,
+    d_finals: list[Tensor | None],
+    options: str,
+    wanted: list[bool],
+) -> list[Tensor]:
+    del lengths, mask, is_first, saved, d_outputs, d_finals, options
+    arguments = (xs, *states, *weights, *reset_to)
+    return [
+        torch.empty_like(each, memory_format=torch.contiguous_format)
+        for each, is_wanted in zip(arguments, wanted, strict=True)
+        if is_wanted
+    ]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    """Keep what the backward pass of `layer` needs."""
+    xs, states, weights, lengths, mask, is_first, reset_to, ctx.options, saves = inputs
+    saved = output[1 + len(states) :]
+    ctx.counts = len(states), len(weights), len(reset_to)
+    ctx.set_materialize_grads(False)  # a gradient of zeros is None
+    ctx.mark_non_differentiable(*saved)
+    assert saves, "autograd needs what the operator saves"
+    ctx.save_for_backward(xs, *states, *weights, *reset_to, lengths, mask, is_first, *saved)
+
+
+def _take_back(ctx: Any, d_results: list[Tensor | None]) -> tuple[Any, ...]:
+    """Return the gradients of the arguments of `layer`."""
+    xs, *rest = ctx.saved_tensors
+    groups = []
+    for count in ctx.counts:
+        groups.append(rest[:count])
+        rest = rest[count:]
+    (states, weights, reset_to), (lengths, mask, is_first, *saved) = groups, rest
+    wants_xs, wants_states, wants_weights, *_ = ctx.needs_input_grad
+    wants_reset = ctx.needs_input_grad[6]
+    wanted = [wants_xs, *wants_states, *wants_weights, *wants_reset]
+    d_outputs, d_finals = d_results[0], d_results[1 : 1 + len(states)]
+    found = iter(
+        layer_backward(
+            *(xs, states, weights, lengths, mask, is_first, reset_to, saved),
+            *(d_outputs, d_finals, ctx.options, wanted),
+        )
+    )
+    d_all = [next(found) if is_wanted else None for is_wanted in wanted]
+    d_states, d_weights = d_all[1 : 1 + len(states)], d_all[1 + len(states) : 1 + len(states) + len(weights)]
+    d_reset = d_all[1 + len(states) + len(weights) :]
+    return d_all[0], d_states, d_weights, None, None, None, d_reset, None, None
+
+
+def _refuse(*_: Any) -> tuple[Any, ...]:
+    raise NotImplementedError(
+        "fusedlstm.torch has no second derivatives: call backward or torch.autograd.grad without create_graph=True, "
+        "or use torch.nn.LSTM"
+    )
+
+
+layer.register_autograd(_take_back, setup_context=_keep)
+layer_backward.register_autograd(_refuse)
