@@ -3,6 +3,7 @@
     ShardedPool         a StatePool in parts, which are Ray actors
     Snapshots           when to copy the states, for shards that die
     SessionsLostError   a shard died: which sessions that changed
+    LateShardsError     a shard has not answered yet, and nothing is lost
     ShardStats          what `ShardedPool.stats` says about a shard
 
 This package needs Ray, the extra `ray`. Importing fusedlstm doesn't import it.
@@ -17,9 +18,9 @@ except ModuleNotFoundError as error:
         "fusedlstm.ray needs Ray, which is not installed: pip install 'fusedlstm[ray]'", name="ray"
     ) from error
 
-from fusedlstm.ray.errors import SessionsLostError
+from fusedlstm.ray.errors import LateShardsError, SessionsLostError
 from fusedlstm.ray.sharded_pool import ShardedPool
 from fusedlstm.ray.shards import ShardStats
 from fusedlstm.ray.snapshots import Snapshots
 
-__all__ = ["SessionsLostError", "ShardStats", "ShardedPool", "Snapshots"]
+__all__ = ["LateShardsError", "SessionsLostError", "ShardStats", "ShardedPool", "Snapshots"]

@@ -3,54 +3,77 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from concurrent import futures
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 import ray
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+from fusedlstm.ray.errors import LateShardsError
 
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.ray.link import Sent
 
 _Result = TypeVar("_Result")
-_PATIENCE = 0.05  # seconds without an answer after which to look whether a shard is dead
+LATE: Final = object()  # the answer of a shard that has not answered in time
 
 
-class NoAnswerError(RuntimeError):
-    """A shard has not answered in time."""
+class Waiting(NamedTuple):
+    """What a call waits for, and what it has.
 
+    Args:
+        sent: the calls to shards.
+        rows: the rows of each of them.
+        delivered: (B,) booleans, False for rows that will not be delivered.
+        result: what the call returns, if it is an array. Rows that are not delivered yet are zeros.
+    """
 
-class DeadShardError(RuntimeError):
-    """A shard has died before it answered."""
+    sent: Sequence[Sent]
+    rows: Sequence[NumpyArray]
+    delivered: NumpyArray
+    result: Any
+
+    def error(self, call: Call[Any], timeout: float) -> LateShardsError:
+        """Return the error for a caller who has waited so long."""
+        delivered = self.delivered.copy()
+        for rows in self.rows:
+            delivered[rows] = False
+        result = None if self.result is None else self.result.copy()
+        return LateShardsError(result, delivered, sorted({each.shard for each in self.sent}), call, timeout)
 
 
 class Call(Generic[_Result]):
     """A call that has been sent to its shards. Wait for its result once, with `await call` or `call.result()`.
 
-    A call whose result nobody waits for, or whose wait is interrupted, is done all the same.
+    A call whose result nobody waits for, or whose wait is interrupted, is done all the same. After LateShardsError, or
+    an interrupt, you may wait again.
 
     Args:
-        work: sends the call, yields what it has sent, gets the answers in return, or exceptions for those that are
-            missing, and returns the result. It may send several times.
+        work: sends the call, yields what it waits for, gets the answers in return, exceptions among them or LATE, and
+            returns the result. It may send several times.
         timeout: the seconds to wait for answers each time.
-        is_dead: whether there will be no answer.
     """
 
-    def __init__(
-        self, work: Generator[list[Sent], list[Any], _Result], timeout: float, is_dead: Callable[[Sent], bool]
-    ) -> None:
-        self._work, self._timeout, self._is_dead = work, timeout, is_dead
-        self._sent = next(work)
+    def __init__(self, work: Generator[Waiting, list[Any], _Result], timeout: float) -> None:
+        self._work, self._timeout = work, timeout
+        self._waiting = next(work)
 
-    def result(self) -> _Result:
+    def result(self, timeout: float | None = None) -> _Result:
         """Wait for the shards and return the result.
 
+        Args:
+            timeout: the seconds to wait for answers. None means the pool's timeout.
+
         Raises:
+            LateShardsError: a shard has not answered in time. Nothing is lost: call this again.
             SessionsLostError: a shard died; see there. Other errors are those of the method that made this call.
         """
+        seconds = self._timeout if timeout is None else timeout
         try:
             while True:
-                self._sent = self._work.send(self._get())
+                self._go_on(self._get(seconds), seconds)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
@@ -58,54 +81,50 @@ class Call(Generic[_Result]):
         return self._await().__await__()
 
     async def _await(self) -> _Result:
-        try:
-            while True:
-                self._sent = self._work.send(await self._gather())
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-
-    def _get(self) -> list[Any]:
-        """Return the answers, or for each that is missing an exception. Nobody waits for dead shards."""
-        references, start = [each.reference for each in self._sent], time.monotonic()
-        try:
-            return list(ray.get(references, timeout=_PATIENCE))
-        except Exception:  # of one of them: the others must be delivered
-            answers: dict[Any, Any] = {}
         while True:
-            waiting = [each for each in references if each not in answers]
-            if not waiting:
-                return [answers[each] for each in references]
-            ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=_PATIENCE)
-            answers |= {each: _value(each) for each in ready}
-            answers |= self._missing(answers, start)
+            answers = await self._gather(self._timeout)
+            try:
+                self._go_on(answers, self._timeout)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
 
-    async def _gather(self) -> list[Any]:
+    def _go_on(self, answers: list[Any], timeout: float) -> None:
+        """Use the answers. Raise StopIteration with the result at the end, and LateShardsError if some are late."""
+        self._waiting = self._work.send(answers)
+        if any(answer is LATE for answer in answers):
+            raise self._waiting.error(self, timeout)
+
+    def _get(self, timeout: float) -> list[Any]:
+        """Return the answers. One that came is there even if others are exceptions or late."""
+        references, end = [each.reference for each in self._waiting.sent], time.monotonic() + timeout
+        try:
+            return list(ray.get(references, timeout=timeout))
+        except Exception:  # of one of them, or it is late, or a Future
+            kinds: tuple[list[Any], list[Any]] = [], []
+        for each in references:
+            kinds[isinstance(each, futures.Future)].append(each)
+        came = set()
+        if kinds[0]:
+            came |= set(ray.wait(kinds[0], num_returns=len(kinds[0]), timeout=max(0.0, end - time.monotonic()))[0])
+        came |= futures.wait(kinds[1], timeout=max(0.0, end - time.monotonic())).done
+        return [_value(each) if each in came else LATE for each in references]
+
+    async def _gather(self, timeout: float) -> list[Any]:
         """Do what `_get` does, in an event loop."""
         import asyncio
 
-        start = time.monotonic()
-        futures = {each.reference: asyncio.wrap_future(each.reference.future()) for each in self._sent}
-        answers: dict[Any, Any] = {}
-        while len(answers) < len(futures):
-            await asyncio.wait([futures[each] for each in futures.keys() - answers.keys()], timeout=_PATIENCE)
-            for reference, future in futures.items():
-                if future.done() and reference not in answers:
-                    answers[reference] = future.exception() or future.result()
-            answers |= self._missing(answers, start)
-        for future in futures.values():
+        references = [each.reference for each in self._waiting.sent]
+        own = [each if isinstance(each, futures.Future) else each.future() for each in references]
+        wrapped = [asyncio.wrap_future(each) for each in own]
+        if wrapped:
+            await asyncio.wait(wrapped, timeout=timeout)
+        for future in wrapped:
             future.add_done_callback(lambda done: done.cancelled() or done.exception())  # else asyncio complains
-        return [answers[each.reference] for each in self._sent]
-
-    def _missing(self, answers: dict[Any, Any], start: float) -> dict[Any, Exception]:
-        """Return an exception for each answer that will not come."""
-        left: Sequence[Sent] = [each for each in self._sent if each.reference not in answers]
-        if time.monotonic() - start > self._timeout:
-            return {each.reference: NoAnswerError(f"no answer after {self._timeout:g} seconds") for each in left}
-        return {each.reference: DeadShardError("the shard has died") for each in left if self._is_dead(each)}
+        return [(each.exception() or each.result()) if each.done() else LATE for each in wrapped]
 
 
 def _value(reference: Any) -> Any:
     try:
-        return ray.get(reference)
+        return reference.result() if isinstance(reference, futures.Future) else ray.get(reference)
     except Exception as error:
         return error

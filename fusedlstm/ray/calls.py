@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from fusedlstm.arrays.exchange import Exchange
 from fusedlstm.backends.select import choose
 from fusedlstm.owner_states import OwnerStates, first_array
 from fusedlstm.ray.call import Call
-from fusedlstm.ray.shards import UNDELIVERED
+from fusedlstm.ray.gather import Part, gather
 from fusedlstm.state import LSTMState
 from fusedlstm.validation.arguments import check_shape
 from fusedlstm.validation.weights import as_layers, check_replacement
@@ -22,18 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.ray.call import Waiting
     from fusedlstm.ray.link import Sent
     from fusedlstm.ray.shards import Shards
 
 _MAKER = "numpy.asarray"
-
-
-class _Part(NamedTuple):
-    """The rows of a call that are one shard's, and their slots there."""
-
-    shard: int
-    rows: NumpyArray
-    slots: NumpyArray
 
 
 class ShardCalls:
@@ -57,9 +50,9 @@ class ShardCalls:
             (layer.output_size, layer.hidden_size, dtypes.state_dtype(layers.dtype)) for layer in layers.layers
         ]
 
-    def _call(self, work: Generator[list[Sent], list[Any], Any]) -> Call[Any]:
+    def _call(self, work: Generator[Waiting, list[Any], Any]) -> Call[Any]:
         self._shards.check_open()
-        return Call(work, self._shards.timeout, self._shards.is_dead)
+        return Call(work, self._shards.timeout)
 
     def open(self, keys: Any) -> Call[None]:
         """See `ShardedPool.open`."""
@@ -95,12 +88,12 @@ class ShardCalls:
 
     # Each generator checks its arguments and sends its calls before its first yield, and holds the lock until then.
 
-    def _parts(self, places: NumpyArray) -> list[_Part]:
+    def _parts(self, places: NumpyArray) -> list[Part]:
         """Group rows by shard."""
         shards, slots = np.divmod(places, self._capacity)
-        return [_Part(shard, rows, slots[rows]) for shard, rows in _grouped(shards, self._shards.count)]
+        return [Part(shard, rows, slots[rows]) for shard, rows in _grouped(shards, self._shards.count)]
 
-    def _send(self, part: _Part, method: str, *arguments: Any, changes: bool = False) -> Sent:
+    def _send(self, part: Part, method: str, *arguments: Any, changes: bool = False) -> Sent:
         sent = self._shards.links[part.shard].send(method, *arguments)
         if changes:
             places = part.shard * self._capacity + part.slots
@@ -113,39 +106,31 @@ class ShardCalls:
     def _delivered(
         self,
         B: int,
-        parts: Sequence[_Part],
+        parts: Sequence[Part],
         sent: Sequence[Sent],
         take: Callable[[NumpyArray, Any], None] | None = None,
-    ) -> Generator[list[Sent], list[Any], NumpyArray]:
-        """Wait for the parts of a call, and let `take` take the results. Return which of B rows were delivered."""
-        answers = yield [each for each in sent if each.reference is not None]
-        delivered = np.ones(B, np.bool_)
-        for part, result in zip(parts, self._shards.settle(sent, answers), strict=True):
-            if result is UNDELIVERED:
-                delivered[part.rows] = False
-            elif take is not None:
-                take(part.rows, result)
-        self._shards.metrics.live_sessions.set(len(self._sessions))
-        return delivered
+        result: Any = None,
+    ) -> Generator[Waiting, list[Any], NumpyArray]:
+        return gather(self._shards, B, [part.rows for part in parts], sent, take, result)
 
-    def _open(self, keys: Any) -> Generator[list[Sent], list[Any], None]:
+    def _open(self, keys: Any) -> Generator[Waiting, list[Any], None]:
         with self._shards.lock:
             given = self._sessions.check_new("keys", keys)
             parts, sent = self._allocate("keys", given)
         delivered = yield from self._delivered(len(given), parts, sent)
         self._shards.tell(None, delivered)
 
-    def _allocate(self, name: str, keys: Sequence[Any]) -> tuple[list[_Part], list[Sent]]:
+    def _allocate(self, name: str, keys: Sequence[Any]) -> tuple[list[Part], list[Sent]]:
         """Open sessions in the emptiest shards."""
         shards = self._sessions.spread(name, len(keys), self._shards.ready())
         parts = []
         for shard, rows in _grouped(shards, self._shards.count):
             slots = self._sessions.next_slots(shard, len(rows))
             self._sessions.open([keys[row] for row in rows], shard, slots)
-            parts.append(_Part(shard, rows, slots))
+            parts.append(Part(shard, rows, slots))
         return parts, [self._send(part, "allocate", part.slots) for part in parts]
 
-    def _close(self, keys: Any) -> Generator[list[Sent], list[Any], None]:
+    def _close(self, keys: Any) -> Generator[Waiting, list[Any], None]:
         with self._shards.lock:
             places = self._sessions.find("keys", keys)
             parts, sent = self._parts(places), []
@@ -155,7 +140,7 @@ class ShardCalls:
         yield from self._delivered(len(places), parts, sent)
         self._shards.tell(None, np.ones(len(places), np.bool_))  # they are closed, whatever their shard does
 
-    def _step(self, x: NumpyArray, keys: Any, is_first: Any) -> Generator[list[Sent], list[Any], NumpyArray]:
+    def _step(self, x: NumpyArray, keys: Any, is_first: Any) -> Generator[Waiting, list[Any], NumpyArray]:
         start, stepping = time.perf_counter(), [0.0]
         with self._shards.lock:
             self._checks.check_x(x)
@@ -176,12 +161,12 @@ class ShardCalls:
             outputs[rows], seconds = result
             stepping.append(seconds)
 
-        delivered = yield from self._delivered(B, parts, sent, take)
+        delivered = yield from self._delivered(B, parts, sent, take, outputs)
         self._shards.metrics.step(B, time.perf_counter() - start, max(stepping))
         self._shards.tell(outputs, delivered)
         return outputs
 
-    def _reset(self, keys: Any) -> Generator[list[Sent], list[Any], None]:
+    def _reset(self, keys: Any) -> Generator[Waiting, list[Any], None]:
         with self._shards.lock:
             places = self._sessions.find("keys", keys)
             parts = self._parts(places)
@@ -189,7 +174,7 @@ class ShardCalls:
         delivered = yield from self._delivered(len(places), parts, sent)
         self._shards.tell(None, delivered)
 
-    def _read(self, keys: Any) -> Generator[list[Sent], list[Any], Any]:
+    def _read(self, keys: Any) -> Generator[Waiting, list[Any], Any]:
         with self._shards.lock:
             places = self._sessions.find("keys", keys)
             parts = self._parts(places)
@@ -206,7 +191,7 @@ class ShardCalls:
     def _zeros(self, B: int) -> list[LSTMState]:
         return [LSTMState(h=np.zeros((B, P), self._dtype), c=np.zeros((B, N), c)) for P, N, c in self._sizes]
 
-    def _write(self, keys: Any, state: Any) -> Generator[list[Sent], list[Any], None]:
+    def _write(self, keys: Any, state: Any) -> Generator[Waiting, list[Any], None]:
         with self._shards.lock:
             places = self._sessions.find("keys", keys)
             with Exchange(self._backend, first_array(state), _MAKER) as exchange:
@@ -216,11 +201,11 @@ class ShardCalls:
         delivered = yield from self._delivered(len(places), parts, sent)
         self._shards.tell(None, delivered)
 
-    def _send_states(self, part: _Part, states: Sequence[LSTMState], rows: NumpyArray) -> Sent:
+    def _send_states(self, part: Part, states: Sequence[LSTMState], rows: NumpyArray) -> Sent:
         own = [LSTMState(h=each.h[rows], c=each.c[rows]) for each in states]
         return self._send(part, "write", part.slots, own, changes=True)
 
-    def _fork(self, parents: Any, children: Any) -> Generator[list[Sent], list[Any], None]:
+    def _fork(self, parents: Any, children: Any) -> Generator[Waiting, list[Any], None]:
         """Fork in the parents' shards. Children for whom there is no room move to other shards by way of here."""
         with self._shards.lock:
             places = self._sessions.find("parents", parents, repeated=True)
@@ -231,8 +216,8 @@ class ShardCalls:
             parts, sent, far = [], [], []
             for shard, rows, slots in self._parts(places):
                 room = self._capacity - self._sessions.live(shard)
-                far.append(_Part(shard, rows[room:], slots[room:]))
-                near = _Part(shard, rows[:room], self._sessions.next_slots(shard, min(room, len(rows))))
+                far.append(Part(shard, rows[room:], slots[room:]))
+                near = Part(shard, rows[:room], self._sessions.next_slots(shard, min(room, len(rows))))
                 if len(near.rows):
                     if shard in ready:
                         self._sessions.open([given[row] for row in near.rows], shard, near.slots)
@@ -256,7 +241,7 @@ class ShardCalls:
 
     def _open_with(
         self, keys: list[Any], moving: NumpyArray, states: Sequence[LSTMState]
-    ) -> Generator[list[Sent], list[Any], NumpyArray]:
+    ) -> Generator[Waiting, list[Any], NumpyArray]:
         """Open the sessions of some rows with these states. Return which rows didn't fail."""
         with self._shards.lock:
             parts, sent = self._allocate("children", [keys[row] for row in moving])
@@ -264,14 +249,14 @@ class ShardCalls:
             sent += [self._send_states(part, states, part.rows) for part in parts]
         return (yield from self._delivered(len(keys), [*parts, *parts], sent))
 
-    def _set_weights(self, weights: Any) -> Generator[list[Sent], list[Any], None]:
+    def _set_weights(self, weights: Any) -> Generator[Waiting, list[Any], None]:
         check_replacement(self.weights, weights)
         with self._shards.lock:
             sent = self._shards.send_weights(weights)
             self.weights = weights
-        answers = yield [each for each in sent if each.reference is not None]
-        self._shards.settle(sent, answers)
-        self._shards.tell(None, np.ones(0, np.bool_))
+        none = np.zeros(0, np.int64)
+        delivered = yield from gather(self._shards, 0, [none] * len(sent), sent)
+        self._shards.tell(None, delivered)
 
 
 def _grouped(shards: NumpyArray, count: int) -> list[tuple[int, NumpyArray]]:

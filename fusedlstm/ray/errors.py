@@ -1,4 +1,4 @@
-"""SessionsLostError: what a call's caller must know after a shard died."""
+"""What a call's caller must know after a shard died, or while it is slow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 5  # keys in a message
 
 
 class SessionsLostError(RuntimeError):
-    """A shard died or doesn't answer. The other shards have done their part of the call.
+    """A shard died. The other shards have done their part of the call.
 
     Each thing is told once. Sessions that are not named are exact.
 
@@ -25,28 +25,54 @@ class SessionsLostError(RuntimeError):
             `back` or `lost`. If one is in neither, the change was made, and only its result is missing.
         back: for each session that lacks changes, how many of the last ones.
         lost: the keys of sessions that are gone, because no snapshot had them. They are closed.
+        causes: for each shard that this call or one before found dead, what Ray or the shard said.
     """
 
     def __init__(
-        self, result: Any, delivered: NumpyArray, back: dict[Key, int], lost: list[Key], message: str = ""
+        self,
+        result: Any,
+        delivered: NumpyArray,
+        back: dict[Key, int],
+        lost: list[Key],
+        causes: dict[int, str],
     ) -> None:
-        message = message or _sentence(delivered, back, lost)
-        super().__init__(result, delivered, back, lost, message)  # all of it, so that the error can be pickled
-        self.result, self.delivered, self.back, self.lost = result, delivered, back, lost
-        self._message = message
+        super().__init__(result, delivered, back, lost, causes)  # all of it, so that the error can be pickled
+        self.result, self.delivered, self.back, self.lost, self.causes = result, delivered, back, lost, causes
 
     def __str__(self) -> str:
-        return self._message
+        return _sentence(self.delivered, self.back, self.lost, self.causes)
 
 
-def _sentence(delivered: NumpyArray, back: dict[Key, int], lost: list[Key]) -> str:
+class LateShardsError(TimeoutError):
+    """Shards have not answered in time. Nothing is lost, and no shard is killed: they still do their part of the call.
+
+    Wait again with `error.call.result()`, which returns the whole result. Don't send the same call again, as that would
+    be a second one. To bring back a shard that hangs for ever, kill its process. Its number is in `stats()`.
+
+    Attributes:
+        result: an array with the rows that came, and zeros for others; None if the call doesn't return an array.
+        delivered: (B,) booleans, False for rows that did not come.
+        shards: the numbers of the shards that are late.
+        call: the Call, to wait again.
+    """
+
+    def __init__(self, result: Any, delivered: NumpyArray, shards: list[int], call: Any, timeout: float) -> None:
+        super().__init__(
+            f"no answer of shards {shards} after {timeout:g} seconds. Nothing is lost: wait again with this error's "
+            "call.result(). Its result and delivered have the rows of other shards"
+        )
+        self.result, self.delivered, self.shards, self.call = result, delivered, shards, call
+
+
+def _sentence(delivered: NumpyArray, back: dict[Key, int], lost: list[Key], causes: dict[int, str]) -> str:
     parts = [
         f"{len(lost)} sessions are lost{_some(lost)}" if lost else "",
         f"{len(back)} went back to a snapshot{_some(list(back))}" if back else "",
         f"{int((~delivered).sum())} of {len(delivered)} rows were not done" if not delivered.all() else "",
     ]
     said = ", and ".join(part for part in parts if part)
-    return f"a shard died or is restarting: {said}. See this error's lost, back, delivered and result"
+    why = "".join(f". Shard {shard}: {cause}" for shard, cause in causes.items())
+    return f"a shard died or is restarting: {said}{why}. See this error's lost, back, delivered and result"
 
 
 def _some(keys: list[Key]) -> str:

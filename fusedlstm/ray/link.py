@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import deque
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -14,11 +16,26 @@ if TYPE_CHECKING:
     from fusedlstm.ray.snapshots import Taken
 
 
+# The calls that change sessions: which argument has their slots, and whether it adds them.
+_CHANGES = {
+    "step": (1, False),
+    "reset": (0, False),
+    "write": (0, False),
+    "allocate": (0, True),
+    "fork": (1, True),
+    "replace": (0, True),
+}
+
+
 class Sent(NamedTuple):
-    """A call to one shard. The reference is None if the shard was not ready, so that nothing was sent."""
+    """A call to one shard. The reference is None if the shard was not ready, so that nothing was sent.
+
+    If it is a Future, nobody knows yet whether the shard did the call. It is done when the shard has told.
+    """
 
     shard: int
     epoch: int
+    tick: int
     reference: Any
 
 
@@ -36,6 +53,9 @@ class Link:
         self.epoch, self._tick = 1, 0
         self.is_ready = False
         self.process, self.machine = 0, ""
+        self.stopped: tuple[int, int] | None = None  # where the shard was stopped, if it has its states
+        self.told = _running()  # done when it is known what the shard did in this epoch
+        self._unsure: deque[tuple[int, Any, bool]] = deque()  # calls that it may not have done
         self.last: Taken | None = None  # the last whole snapshot
         self._later: list[tuple[Any, ...]] = []  # calls to send when the shard is ready
         self._pending: Taken | None = None
@@ -46,16 +66,6 @@ class Link:
         """The number of calls in this epoch."""
         return self._tick
 
-    def is_gone(self) -> bool:
-        """Return whether Ray knows that the process has died. The error of a call comes more than a second later."""
-        try:
-            from ray._private import state
-
-            about = state.actors(self.actor._actor_id.hex())
-            return about["State"] in ("RESTARTING", "DEAD") or about["Pid"] != self.process
-        except Exception:  # it is not a public function, and we can wait for the error
-            return False
-
     def _stamp(self) -> tuple[int, int]:
         self._tick += 1
         return self.epoch, self._tick
@@ -63,8 +73,30 @@ class Link:
     def send(self, method: str, *arguments: Any) -> Sent:
         """Send a call, if the shard is ready."""
         if not self.is_ready:
-            return Sent(self.shard, self.epoch, None)
-        return Sent(self.shard, self.epoch, self._call.remote((method, self._stamp(), *arguments)))
+            return Sent(self.shard, self.epoch, self._tick, None)
+        stamp = self._stamp()
+        if method in _CHANGES:
+            where, adds = _CHANGES[method]
+            slots = slice(None) if method == "replace" else arguments[where]
+            self._unsure.append((stamp[1], slots, adds))
+        return Sent(self.shard, *stamp, self._call.remote((method, stamp, *arguments)))
+
+    def know(self, tick: int) -> None:
+        """Note that the shard has done its calls up to this one."""
+        while self._unsure and self._unsure[0][0] <= tick:
+            self._unsure.popleft()
+
+    def undo(self, record: Record, tick: int) -> None:
+        """Take a record of the shard's sessions back to the moment after this tick.
+
+        Sessions that were closed since are not put back.
+        """
+        for at, slots, adds in reversed(self._unsure):
+            if at > tick:
+                if adds:
+                    record.numbers[slots] = 0
+                else:
+                    record.changes[slots] -= 1
 
     def send_or_keep(self, method: str, *arguments: Any) -> Sent:
         """Send a call, now or when the shard is ready again."""
@@ -73,10 +105,15 @@ class Link:
             self._later.append((method, *arguments))
         return sent
 
-    def snapshot(self) -> tuple[Any, Any]:
-        """Send for a snapshot. Return references to something small, and to the states."""
-        done, content = self._call.options(num_returns=2).remote(("snapshot", self._stamp()))
-        return done, content
+    def snapshot(self) -> tuple[Sent, Any]:
+        """Send for a snapshot. Return the call, whose answer is small, and a reference to the states."""
+        stamp = self._stamp()
+        done, content = self._call.options(num_returns=2).remote(("snapshot", stamp))
+        return Sent(self.shard, *stamp, done), content
+
+    def doubt(self) -> None:
+        """Send nothing more, until the shard has told what it did."""
+        self.is_ready, self.told = False, _running()
 
     def begin_epoch(self) -> None:
         """Count an epoch. Calls of the one before are refused from its `begin` on."""
@@ -84,10 +121,13 @@ class Link:
         self.epoch, self._tick = self.epoch + 1, 0
         self._tried = 0, time.monotonic()
         self._later.clear()
+        self._unsure.clear()
+        self.told.set_result(None)
+        self.told = _running()
 
     def become_ready(self, process: int, machine: str) -> None:
         """Accept calls, and send those that were kept."""
-        self.process, self.machine, self.is_ready = process, machine, True
+        self.process, self.machine, self.is_ready, self.stopped = process, machine, True, None
         for method, *arguments in self._later:
             self.send(method, *arguments)
         self._later.clear()
@@ -126,3 +166,10 @@ class Link:
     def records(self) -> Record | None:
         """Return the sessions in the last snapshot; None without one."""
         return None if self.last is None else self.last.record
+
+
+def _running() -> Future[None]:
+    """Return a Future that nobody can cancel."""
+    future: Future[None] = Future()
+    future.set_running_or_notify_cancel()
+    return future

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     Stamp = tuple[int, int]
 
 
+OWN = "own states"  # instead of a snapshot
+
+
 class StaleCallError(RuntimeError):
     """A call was sent to an earlier life of a shard, or calls before it were lost."""
 
@@ -44,25 +47,46 @@ class Shard:
     def __init__(self, capacity: int, options: Mapping[str, Any]) -> None:
         self._capacity, self._options = capacity, dict(options)
         self._epoch = self._tick = 0
+        self._accepts = False
         self._pool: StatePool[Any] | None = None
+
+    def stop(self, epoch: int) -> Stamp:
+        """Refuse calls of this epoch from now on. Return the epoch and tick of the last call that was done.
+
+        A shard that was restarted returns (0, 0).
+        """
+        if self._epoch <= epoch:
+            self._accepts = False
+        return self._epoch, self._tick
 
     def begin(self, epoch: int, weights: Any, content: Content | str | None, kept: NumpyArray) -> tuple[int, str]:
         """Start an epoch with a new pool, which has the sessions of a snapshot in the slots `kept`.
+
+        Args:
+            epoch: its number.
+            weights: the weights.
+            content: the snapshot, or the path of its file; None for no sessions; OWN for the pool that is there.
+            kept: the slots.
 
         Returns:
             The number of this process, and the address of its machine.
         """
         import ray
 
-        self._epoch = 0  # nothing is accepted if this raises
-        self._pool = None  # free its memory first
+        self._epoch, self._accepts = 0, False  # nothing is accepted if this raises
+        own, self._pool = self._pool, None
+        if content == OWN:
+            if own is None:
+                raise StaleCallError("this shard has no states, as it was restarted")
+            content = own._calls.snapshot(None)
+        own = None  # free its memory first
         self._owner = (LSTMCell if isinstance(weights, LSTMWeights) else LSTM)(weights, **self._options)
         pool: StatePool[Any] = StatePool(self._owner, self._capacity)
         if content is not None:
             slots, states = snapshots.load(content, weights, self._capacity)
             rows = np.searchsorted(slots, kept)
             pool._calls.run(pool._slots.replace, kept, [LSTMState(h=each.h[rows], c=each.c[rows]) for each in states])
-        self._pool, self._epoch, self._tick = pool, epoch, 0
+        self._pool, self._epoch, self._tick, self._accepts = pool, epoch, 0, True
         return os.getpid(), ray.util.get_node_ip_address()
 
     def call(self, message: tuple[Any, ...]) -> Any:
@@ -73,7 +97,7 @@ class Shard:
     def _enter(self, stamp: Stamp) -> StatePool[Any]:
         """Return the pool. Raise StaleCallError unless this is the next call of this epoch."""
         wanted = self._epoch, self._tick + 1
-        if stamp != wanted or self._pool is None:
+        if stamp != wanted or self._pool is None or not self._accepts:
             raise StaleCallError(f"got a call of epoch and tick {stamp}; this shard's next are {wanted}")
         self._tick += 1
         return self._pool

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from fusedlstm.arrays.dtypes import NumpyArray
-    from fusedlstm.ray.link import Sent
+    from fusedlstm.ray.call import Waiting
     from fusedlstm.ray.sessions import Key
     from fusedlstm.validation.arguments import AnyPath
 
@@ -44,6 +44,9 @@ class ShardedPool:
     rows of all other shards, and then raise SessionsLostError. It names each session that went back, by how many
     changes, and each session that is lost. Rows of a shard that is not back yet are not done: call again, or `wait`.
 
+    A shard that is alive loses nothing, however slow it is. If it doesn't answer in `timeout` seconds, any method may
+    raise LateShardsError. The call is still done; the error's `call` waits again.
+
     The pool belongs to the process that made it, which must stay connected to Ray. It can't be pickled.
 
     Args:
@@ -55,7 +58,7 @@ class ShardedPool:
         snapshot: when to take snapshots; None for never.
         actor_options: more options of Ray's actors, such as `{"num_cpus": 2}`. The defaults are one CPU and the
             scheduling strategy "SPREAD".
-        timeout: the seconds without an answer after which a shard counts as dead. It is then killed.
+        timeout: the seconds to wait for a shard's answer before a call raises LateShardsError.
 
     Raises:
         TypeError: an argument has the wrong kind.
@@ -163,6 +166,7 @@ class ShardedPool:
             TypeError: an argument has the wrong kind or dtype.
             ValueError: an argument has the wrong shape, a session is not open, or a key is there twice.
             SessionsLostError: a shard died; see there. Its `result` has the outputs of all other shards.
+            LateShardsError: a shard is slow; see there. Its `result` has the outputs of all other shards.
         """
         return self.aio.step(x, keys, is_first=is_first).result()
 
@@ -277,8 +281,8 @@ class ShardedPool:
             warnings.warn(said, OtherWeightsWarning, stacklevel=2)
         self._wait_for(whole_pool.replace(self._shards, keys, states))
 
-    def _wait_for(self, work: Generator[list[Sent], list[Any], Any]) -> Any:
-        return Call(work, self._shards.timeout, self._shards.is_dead).result()
+    def _wait_for(self, work: Generator[Waiting, list[Any], Any]) -> Any:
+        return Call(work, self._shards.timeout).result()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all shards are ready, for so many seconds at most. Return whether they are."""

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import uuid
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -15,12 +16,11 @@ import ray
 
 from fusedlstm import log
 from fusedlstm.ray import snapshots
-from fusedlstm.ray.call import DeadShardError
 from fusedlstm.ray.errors import SessionsLostError
 from fusedlstm.ray.link import Link
 from fusedlstm.ray.metrics import Metrics
 from fusedlstm.ray.sessions import Sessions
-from fusedlstm.ray.shard import Shard, StaleCallError
+from fusedlstm.ray.shard import OWN, Shard, StaleCallError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ class ShardStats(NamedTuple):
     Args:
         is_ready: False while it restarts.
         sessions: the number of its open sessions.
-        lives: 1, and one more for each time that it died.
+        lives: 1, and one more for each time that it died or calls to it were lost.
         calls: the calls that were sent to it in this life.
         process: the number of its process.
         machine: the address of its machine.
@@ -85,6 +85,7 @@ class Shards:
         self._write = ray.remote(snapshots.write).options(num_cpus=0, max_retries=0)
         self._back: dict[Key, int] = {}
         self._lost: list[Key] = []
+        self._causes: dict[int, str] = {}
         self._cause: Exception | None = None
         self._is_shut = False
         make = ray.remote(Shard).options(max_restarts=-1, max_task_retries=0, **actor)
@@ -124,11 +125,6 @@ class Shards:
         """Return the shards that are ready."""
         return [link.shard for link in self.links if link.is_ready]
 
-    def is_dead(self, sent: Sent) -> bool:
-        """Return whether a shard will not answer a call, because it has died since."""
-        link = self.links[sent.shard]
-        return link.epoch != sent.epoch or link.is_gone()
-
     def send_weights(self, weights: Any) -> list[Sent]:
         """Let all shards step with these weights from their next call on."""
         self._weights = ray.put(weights)
@@ -139,15 +135,17 @@ class Shards:
         for key in keys:
             self._back[key] = self._back.get(key, 0) + 1
 
-    def settle(self, sent: Sequence[Sent], answers: Sequence[Any]) -> list[Any]:
-        """Return the result of each call, or UNDELIVERED. Shards that gave none are dead from now on."""
-        found = iter(answers)
-        results = [UNDELIVERED if each.reference is None else next(found) for each in sent]
-        for row, (each, result) in enumerate(zip(sent, results, strict=True)):
-            if isinstance(result, Exception):
-                self._fail(each, result)
-                results[row] = UNDELIVERED
-        return results
+    def settle(self, sent: Sent, answer: Any) -> Any:
+        """Return the result of a call, or UNDELIVERED, or another Sent to wait for first, if its shard is in doubt."""
+        with self.lock:
+            link = self.links[sent.shard]
+            if link.epoch != sent.epoch:
+                return UNDELIVERED if isinstance(answer, Exception) or isinstance(sent.reference, Future) else answer
+            if isinstance(answer, Exception):
+                self._doubt(link, answer)
+                return sent._replace(reference=link.told)
+            link.know(sent.tick)
+            return answer
 
     def tell(self, result: Any, delivered: NumpyArray) -> Any:
         """Return the result of a call, unless there is something to say about sessions.
@@ -156,34 +154,65 @@ class Shards:
             SessionsLostError: rows were not delivered, or shards have died since the last call.
         """
         with self.lock:
-            back, lost, cause = self._back, self._lost, self._cause
-            self._back, self._lost, self._cause = {}, [], None
+            back, lost, causes, cause = self._back, self._lost, self._causes, self._cause
+            self._back, self._lost = {}, []
+            if len(self.ready()) == self.count:
+                self._causes, self._cause = {}, None
         if delivered.all() and not back and not lost:
             return result
         if not delivered.all():
             self.metrics.undelivered_rows.inc(int((~delivered).sum()))
-        raise SessionsLostError(result, delivered, back, lost) from cause
+        raise SessionsLostError(result, delivered, back, lost, dict(causes)) from cause
 
-    def _fail(self, sent: Sent, error: Exception) -> None:
-        """Take a shard's sessions back to its last snapshot, and begin to revive it."""
+    def _doubt(self, link: Link, error: Exception) -> None:
+        """Find out what a shard has done, after a call of it gave an error.
+
+        Ray's errors don't say whether a shard is dead, or only the connection to it. So the shard is asked.
+        """
         if isinstance(error, StaleCallError):
             self.metrics.refused.inc()
-        with self.lock:
-            link = self.links[sent.shard]
-            if self._is_shut or link.epoch != sent.epoch or not link.is_ready:
-                return  # this death is known
-            self._cause = error
-            if not isinstance(error, (StaleCallError, DeadShardError, ray.exceptions.RayActorError)):
-                log.warning("shard %d failed, and is killed and restored: %s", sent.shard, error)
-                ray.kill(link.actor, no_restart=False)
-            link.drop_pending()
-            kept = self._fall_back(link)
-        threading.Thread(target=self._revive, args=(link, kept), daemon=True).start()
+        if self._is_shut or not link.is_ready:
+            return  # it is being asked
+        self._cause, self._causes[link.shard] = error, _said(error)
+        log.warning("shard %d gave an error instead of an answer: %s", link.shard, _said(error))
+        if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(
+            error.cause, (StaleCallError, ray.exceptions.RayError)
+        ):  # nobody knows whether its states are right
+            log.warning("shard %d is killed and restored", link.shard)
+            ray.kill(link.actor, no_restart=False)
+        link.doubt()
+        threading.Thread(target=self._revive, args=(link,), daemon=True).start()
 
-    def _fall_back(self, link: Link) -> NumpyArray:
-        """Take a shard's sessions back to its last snapshot. Return the slots that stay live."""
-        link.begin_epoch()
-        kept, back, lost = self.sessions.fall_back(link.shard, link.records())
+    def _revive(self, link: Link) -> None:
+        """Start the next epoch of a shard, with its own states if it is alive. Otherwise wait until it is restarted."""
+        while not self._is_shut:
+            try:
+                stopped = ray.get(link.actor.stop.remote(link.epoch), timeout=self.timeout)
+                with self.lock:
+                    kept = self._fall_back(link, stopped)
+                self._begin(link, kept)
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, StaleCallError):
+                time.sleep(_PAUSE)
+            except Exception as error:
+                log.warning("shard %d can't be restored: %s", link.shard, _said(error))
+                time.sleep(_PAUSE)
+                with self.lock:  # without what it has, its sessions are lost
+                    if link.stopped is None:
+                        link.drop_last()
+                    self._causes[link.shard] = _said(error)
+            else:
+                return
+
+    def _fall_back(self, link: Link, stopped: tuple[int, int]) -> NumpyArray:
+        """Take a shard's sessions back to what it has, or to its last snapshot. Return the slots that stay live."""
+        is_alive = stopped[0] == link.epoch or stopped == link.stopped
+        link.drop_pending()
+        record = link.records()
+        if is_alive:
+            record = self.sessions.record(link.shard)
+            link.undo(record, stopped[1])
+        link.stopped = stopped if is_alive else None
+        kept, back, lost = self.sessions.fall_back(link.shard, record)
         for key in lost:
             self._back.pop(key, None)
         for key, changes in back.items():
@@ -191,30 +220,21 @@ class Shards:
         self._lost += lost
         if lost:
             self.metrics.lost_sessions.inc(len(lost))
+        link.begin_epoch()
         return kept
 
-    def _revive(self, link: Link, kept: NumpyArray) -> None:
-        """Start the next epoch of a shard, as soon as Ray has restarted it."""
-        while not self._is_shut:
-            content = None if link.last is None else link.last.content
-            try:
-                about = ray.get(link.actor.begin.remote(link.epoch, self._weights, content, kept), timeout=self.timeout)
-            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-                time.sleep(_PAUSE)
-            except Exception as error:
-                log.warning("shard %d can't be restored from its snapshot: %s", link.shard, error)
-                time.sleep(_PAUSE)
-                with self.lock:  # without the snapshot, its sessions are lost
-                    link.drop_last()
-                    kept = self._fall_back(link)
-            else:
-                with self.lock:
-                    link.become_ready(*about)
-                    self.metrics.restarts.inc()
-                    if len(kept):
-                        self.metrics.restored_sessions.inc(len(kept))
-                    self._changed.notify_all()
-                return
+    def _begin(self, link: Link, kept: NumpyArray) -> None:
+        content = None if link.last is None else link.last.content
+        is_alive = link.stopped is not None
+        begun = link.actor.begin.remote(link.epoch, self._weights, OWN if is_alive else content, kept)
+        about = ray.get(begun, timeout=self.timeout)
+        with self.lock:
+            link.become_ready(*about)
+            if not is_alive:
+                self.metrics.restarts.inc()
+                if len(kept):
+                    self.metrics.restored_sessions.inc(len(kept))
+            self._changed.notify_all()
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until all shards are ready. Return whether they are."""
@@ -229,12 +249,12 @@ class Shards:
 
     def _take(self, link: Link) -> snapshots.Taken:
         record = self.sessions.record(link.shard)
-        done, content = link.snapshot()
+        sent, content = link.snapshot()
         if self._when is not None and self._when.folder is not None:
             # Each has a path of its own, as a late write for a shard that died may still be running.
             path = f"{self._files_start(self._when.folder)}{link.shard}-{link.epoch}-{link.calls}.safetensors"
-            done, content = self._write.remote(content, path, self._weights), path
-        return snapshots.Taken(done, content, record)
+            return snapshots.Taken(self._write.remote(content, path, self._weights), path, record)
+        return snapshots.Taken(sent.reference, content, record)
 
     def _files_start(self, folder: Any) -> str:
         return os.path.join(os.path.abspath(os.fsdecode(folder)), f"snapshot-{self.name}-")
@@ -266,3 +286,9 @@ class Shards:
             for path in glob.glob(f"{glob.escape(self._files_start(self._when.folder))}*"):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
+
+
+def _said(error: Exception) -> str:
+    """Return an error's kind and its last line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return f"{type(error).__name__}: {lines[-1]}"

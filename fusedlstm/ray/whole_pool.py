@@ -6,31 +6,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedlstm.ray.link import Sent
-from fusedlstm.ray.shards import UNDELIVERED
+from fusedlstm.ray.gather import gather
 from fusedlstm.state import LSTMState
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
+    from fusedlstm.ray.call import Waiting
     from fusedlstm.ray.sessions import Key
     from fusedlstm.ray.shards import Shards
 
 
-def contents(shards: Shards) -> Generator[list[Sent], list[Any], list[tuple[list[Key], Any]]]:
+def contents(shards: Shards) -> Generator[Waiting, list[Any], list[tuple[list[Key], Any]]]:
     """Ask all shards for their states. Return for each the keys in the order of slots, and a reference to `Content`."""
     with shards.lock:
         _wait(shards)
         keys = [shards.sessions.keys_of(link.shard) for link in shards.links]
         asked = [link.snapshot() for link in shards.links]
-        sent = [Sent(link.shard, link.epoch, whole) for link, (whole, _) in zip(shards.links, asked, strict=True)]
-    answers = yield sent
-    results = shards.settle(sent, answers)
-    shards.tell(None, np.array([result is not UNDELIVERED for result in results]))
+    sent = [each for each, _ in asked]
+    delivered = yield from gather(shards, len(sent), [np.array([each.shard]) for each in sent], sent)
+    shards.tell(None, delivered)
     return [(own, content) for own, (_, content) in zip(keys, asked, strict=True)]
 
 
-def replace(shards: Shards, keys: Sequence[Key], states: Sequence[LSTMState]) -> Generator[list[Sent], list[Any], None]:
+def replace(shards: Shards, keys: Sequence[Key], states: Sequence[LSTMState]) -> Generator[Waiting, list[Any], None]:
     """Let the pool have these sessions alone, evenly spread."""
     with shards.lock:
         _wait(shards)
@@ -40,11 +39,7 @@ def replace(shards: Shards, keys: Sequence[Key], states: Sequence[LSTMState]) ->
             link.send("replace", [LSTMState(h=each.h[rows], c=each.c[rows]) for each in states])
             for link, rows in zip(shards.links, parts, strict=True)
         ]
-    answers = yield sent
-    delivered = np.ones(len(keys), np.bool_)
-    for rows, result in zip(parts, shards.settle(sent, answers), strict=True):
-        delivered[rows] = result is not UNDELIVERED
-    shards.metrics.live_sessions.set(len(shards.sessions))
+    delivered = yield from gather(shards, len(keys), parts, sent)
     shards.tell(None, delivered)
 
 

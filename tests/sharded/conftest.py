@@ -34,7 +34,11 @@ def kept_pool(nodes):
 def pool(kept_pool):
     """Return the kept pool, without sessions and snapshots."""
     assert kept_pool.wait(60)
-    kept_pool._shards._back, kept_pool._shards._lost = {}, []  # what a failed test has not heard
+    kept_pool._shards._back, kept_pool._shards._lost, kept_pool._shards._causes = (
+        {},
+        [],
+        {},
+    )  # what a failed test has not heard
     kept_pool.close(kept_pool.keys)
     for link in kept_pool._shards.links:
         link.drop_pending()
@@ -74,12 +78,12 @@ def gate(monkeypatch):
     """Return an event, until which no shard is revived."""
     from fusedlstm.ray.shards import Shards
 
-    event, revive = threading.Event(), Shards._revive
+    event, begin = threading.Event(), Shards._begin
 
     def waits(*arguments):
         event.wait()
-        revive(*arguments)
+        begin(*arguments)
 
-    monkeypatch.setattr(Shards, "_revive", waits)
+    monkeypatch.setattr(Shards, "_begin", waits)
     yield event
     event.set()

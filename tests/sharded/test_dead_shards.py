@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import threading
 
 import numpy as np
@@ -268,20 +269,30 @@ def test_lost_snapshots_lose_sessions_aloud(pool, snapping, gate):
     assert raised.value.result.any()
 
 
-def test_silent_shard_is_killed(make):
-    """A shard that doesn't answer in time counts as dead."""
-    pool = make(WEIGHTS[0], shards=2, capacity=5, options=INVARIANT, snapshot=None, timeout=60)
-    pool.open(["a", "b"])
-    pool.step(inputs(2), ["a", "b"])
-    pool._shards.timeout = 1.0
-    os.kill(pool.stats()[0].process, 19)  # SIGSTOP
-    with pytest.raises(SessionsLostError) as raised:
-        pool.step(inputs(2), ["a", "b"])
-    assert raised.value.delivered.sum() == 1
-    assert len(raised.value.lost) == 1
-    pool._shards.timeout = 60.0
+def test_error_names_the_cause_of_each_shard(pool):
+    error = killed_once(pool)
+    assert list(error.causes) == [0]
+    assert re.fullmatch(r"Actor\w+Error: .+", error.causes[0])
+    assert f". Shard 0: {error.causes[0]}. See" in str(error)
+
+
+def test_error_inside_a_shard_restores_it(pool, snapping):
+    """Nobody knows the states of a shard whose call failed, so it goes back to its snapshot."""
+    known, keys = model(), list(range(9))
+    known.open(keys)
+    pool.open(keys)
+    for _ in range(9):
+        assert tick(pool, known, keys) is None
+    pool._shards.links[1].send("fork", "nonsense", np.array([0]))
+    pool._shards.links[1].know(10**9)
+    call = pool._shards.links[1].send("step", "nonsense", np.array([0]), None)
+    pool._shards.links[1].know(10**9)
+    with pytest.raises(Exception):  # noqa: B017
+        ray.get(call.reference)
+    error = tick(pool, known, keys)
     assert pool.wait(60)
-    pool.open(raised.value.lost)
+    known.compare(pool)
+    assert error is not None
 
 
 def test_snapshots_say_what_is_wrong():

@@ -109,7 +109,7 @@ def test_replaced_sessions_move_between_shards():
 def test_errors_are_readable_and_pickle():
     import pickle
 
-    error = SessionsLostError("h", np.array([True, False]), {"a": 2}, list(range(7)))
+    error = SessionsLostError("h", np.array([True, False]), {"a": 2}, list(range(7)), {3: "OSError: x"})
     said = str(error)
     assert "7 sessions are lost (0, 1, 2, 3, 4, ...), and 1 went back" in said
     assert "1 of 2 rows were not done" in said

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed")
 
 from fusedlstm import LSTMState, LSTMWeights
-from fusedlstm.ray.shard import Shard, StaleCallError
+from fusedlstm.ray.shard import OWN, Shard, StaleCallError
 
 WEIGHTS = LSTMWeights.random(3, 4, seed=0)
 NONE = np.zeros(0, np.int64)
@@ -76,6 +76,26 @@ def test_begin_keeps_some_slots_of_a_snapshot():
     again = begun(2, content, np.array([0, 1]))
     assert states(again, 1) == wanted
     again.allocate((2, 2), np.array([2, 3]))
+
+
+def test_stopped_shard_begins_with_its_own_states():
+    shard = filled()
+    wanted = states(shard, 3)
+    assert shard.stop(0) == (1, 3), "a stop of an epoch before is late"
+    assert states(shard, 4) == wanted
+    for _ in range(2):
+        assert shard.stop(1) == (1, 4)
+    with pytest.raises(StaleCallError):
+        shard.read((1, 5), np.array([0]))
+    shard.begin(2, WEIGHTS, OWN, np.array([0, 1]))
+    assert states(shard, 1) == wanted
+    shard.begin(3, WEIGHTS, OWN, np.array([1]))
+    shard.allocate((3, 1), np.array([0]))
+    assert not shard.read((3, 2), np.array([0]))[0].h.any()
+    fresh = Shard(5, {"backend": "numpy"})
+    assert fresh.stop(3) == (0, 0)
+    with pytest.raises(StaleCallError, match="it was restarted"):
+        fresh.begin(4, WEIGHTS, OWN, NONE)
 
 
 def test_slots_that_differ_are_found():

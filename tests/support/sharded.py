@@ -223,6 +223,10 @@ class Remembered:
         for key in keys:
             self.states[key] = [layers_of(self.owner, self.owner.zero_state(1))]
 
+    def close(self, keys):
+        for key in keys:
+            del self.states[key]
+
     def step(self, x, keys):
         """Return the outputs, (B, width)."""
         outputs = []

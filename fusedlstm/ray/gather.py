@@ -1,0 +1,66 @@
+"""Gather the answers of shards to one call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fusedlstm.ray.call import LATE, Waiting
+from fusedlstm.ray.link import Sent
+from fusedlstm.ray.shards import UNDELIVERED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from fusedlstm.arrays.dtypes import NumpyArray
+    from fusedlstm.ray.shards import Shards
+
+
+class Part(NamedTuple):
+    """The rows of a call that are one shard's, and their slots there."""
+
+    shard: int
+    rows: NumpyArray
+    slots: NumpyArray
+
+
+def gather(
+    shards: Shards,
+    B: int,
+    parts: Sequence[NumpyArray],
+    sent: Sequence[Sent],
+    take: Callable[[NumpyArray, Any], None] | None = None,
+    result: Any = None,
+) -> Generator[Waiting, list[Any], NumpyArray]:
+    """Wait for the parts of a call, and let `take` take what comes. Return which of B rows were delivered.
+
+    Args:
+        shards: all shards.
+        B: the number of rows.
+        parts: the rows of each part.
+        sent: the call of each part.
+        take: takes the rows of a part and their result.
+        result: the array in which `take` puts them, if it is one.
+    """
+    delivered = np.ones(B, np.bool_)
+    left = []
+    for rows, each in zip(parts, sent, strict=True):
+        if each.reference is None:
+            delivered[rows] = False
+        else:
+            left.append((rows, each))
+    while True:
+        answers = yield Waiting([each for _, each in left], [rows for rows, _ in left], delivered, result)
+        before, left = left, []
+        for (rows, each), answer in zip(before, answers, strict=True):
+            found = each if answer is LATE else shards.settle(each, answer)
+            if isinstance(found, Sent):
+                left.append((rows, found))
+            elif found is UNDELIVERED:
+                delivered[rows] = False
+            elif take is not None:
+                take(rows, found)
+        if not left:
+            shards.metrics.live_sessions.set(len(shards.sessions))
+            return delivered
