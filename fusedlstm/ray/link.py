@@ -51,8 +51,8 @@ class Link:
         self.shard, self.actor = shard, actor
         self._call = actor.call
         self.epoch, self._tick = 1, 0
-        self.is_ready = False
-        self.process, self.machine = 0, ""
+        self.is_ready, self.lives = False, 1
+        self.process, self.machine, self._place = 0, "", ""
         self.stopped: tuple[int, int] | None = None  # where the shard was stopped, if it has its states
         self.told = _running()  # done when it is known what the shard did in this epoch
         self._unsure: deque[tuple[int, Any, bool]] = deque()  # calls that it may not have done
@@ -65,6 +65,16 @@ class Link:
     def calls(self) -> int:
         """The number of calls in this epoch."""
         return self._tick
+
+    def is_gone(self) -> bool:
+        """Return whether it is certain that the shard's process has ended. On other machines it never is."""
+        if not self._place or self._place != place():
+            return False
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return True
+        return False
 
     def _stamp(self) -> tuple[int, int]:
         self._tick += 1
@@ -125,9 +135,10 @@ class Link:
         self.told.set_result(None)
         self.told = _running()
 
-    def become_ready(self, process: int, machine: str) -> None:
+    def become_ready(self, process: int, machine: str, where: str) -> None:
         """Accept calls, and send those that were kept."""
         self.process, self.machine, self.is_ready, self.stopped = process, machine, True, None
+        self._place = where
         for method, *arguments in self._later:
             self.send(method, *arguments)
         self._later.clear()
@@ -166,6 +177,15 @@ class Link:
     def records(self) -> Record | None:
         """Return the sessions in the last snapshot; None without one."""
         return None if self.last is None else self.last.record
+
+
+def place() -> str:
+    """Return a name of this machine and of its container's process numbers, or "" if they are not known."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _running() -> Future[None]:

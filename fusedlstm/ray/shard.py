@@ -13,6 +13,7 @@ from fusedlstm.cell import LSTMCell
 from fusedlstm.lstm import LSTM
 from fusedlstm.pool import StatePool
 from fusedlstm.ray import snapshots
+from fusedlstm.ray.link import place
 from fusedlstm.state import LSTMState
 from fusedlstm.weights import LSTMWeights
 
@@ -59,7 +60,7 @@ class Shard:
             self._accepts = False
         return self._epoch, self._tick
 
-    def begin(self, epoch: int, weights: Any, content: Content | str | None, kept: NumpyArray) -> tuple[int, str]:
+    def begin(self, epoch: int, weights: Any, content: Content | str | None, kept: NumpyArray) -> tuple[int, str, str]:
         """Start an epoch with a new pool, which has the sessions of a snapshot in the slots `kept`.
 
         Args:
@@ -69,7 +70,7 @@ class Shard:
             kept: the slots.
 
         Returns:
-            The number of this process, and the address of its machine.
+            The number of this process, the address of its machine, and `link.place`.
         """
         import ray
 
@@ -87,7 +88,7 @@ class Shard:
             rows = np.searchsorted(slots, kept)
             pool._calls.run(pool._slots.replace, kept, [LSTMState(h=each.h[rows], c=each.c[rows]) for each in states])
         self._pool, self._epoch, self._tick, self._accepts = pool, epoch, 0, True
-        return os.getpid(), ray.util.get_node_ip_address()
+        return os.getpid(), ray.util.get_node_ip_address(), place()
 
     def call(self, message: tuple[Any, ...]) -> Any:
         """Call a method: (its name, the stamp, more arguments). Ray takes longer for several arguments."""

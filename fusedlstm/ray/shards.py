@@ -39,7 +39,7 @@ class ShardStats(NamedTuple):
     Args:
         is_ready: False while it restarts.
         sessions: the number of its open sessions.
-        lives: 1, and one more for each time that it died or calls to it were lost.
+        lives: 1, and one more for each time that it came back after its death.
         calls: the calls that were sent to it in this life.
         process: the number of its process.
         machine: the address of its machine.
@@ -187,7 +187,7 @@ class Shards:
         """Start the next epoch of a shard, with its own states if it is alive. Otherwise wait until it is restarted."""
         while not self._is_shut:
             try:
-                stopped = ray.get(link.actor.stop.remote(link.epoch), timeout=self.timeout)
+                stopped = self._stop(link)
                 with self.lock:
                     kept = self._fall_back(link, stopped)
                 self._begin(link, kept)
@@ -202,6 +202,17 @@ class Shards:
                     self._causes[link.shard] = _said(error)
             else:
                 return
+
+    def _stop(self, link: Link) -> tuple[int, int]:
+        """Stop a shard. Return where, or (0, 0) if it is dead. A dead one on this machine is known before a restart."""
+        asked, end = link.actor.stop.remote(link.epoch), time.monotonic() + self.timeout
+        while not ray.wait([asked], timeout=_PAUSE)[0]:
+            if link.is_gone():
+                return 0, 0
+            if time.monotonic() > end:
+                raise ray.exceptions.GetTimeoutError
+        stopped: tuple[int, int] = ray.get(asked)
+        return stopped
 
     def _fall_back(self, link: Link, stopped: tuple[int, int]) -> NumpyArray:
         """Take a shard's sessions back to what it has, or to its last snapshot. Return the slots that stay live."""
@@ -231,6 +242,7 @@ class Shards:
         with self.lock:
             link.become_ready(*about)
             if not is_alive:
+                link.lives += 1
                 self.metrics.restarts.inc()
                 if len(kept):
                     self.metrics.restored_sessions.inc(len(kept))
@@ -266,7 +278,7 @@ class Shards:
                 ShardStats(
                     is_ready=link.is_ready,
                     sessions=self.sessions.live(link.shard),
-                    lives=link.epoch,
+                    lives=link.lives,
                     calls=link.calls,
                     process=link.process,
                     machine=link.machine,

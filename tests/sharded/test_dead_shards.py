@@ -283,16 +283,15 @@ def test_error_inside_a_shard_restores_it(pool, snapping):
     pool.open(keys)
     for _ in range(9):
         assert tick(pool, known, keys) is None
-    pool._shards.links[1].send("fork", "nonsense", np.array([0]))
-    pool._shards.links[1].know(10**9)
-    call = pool._shards.links[1].send("step", "nonsense", np.array([0]), None)
-    pool._shards.links[1].know(10**9)
-    with pytest.raises(Exception):  # noqa: B017
-        ray.get(call.reference)
-    error = tick(pool, known, keys)
+    sent = pool._shards.links[1].send("step", "nonsense", np.array([0]), None)
+    with pytest.raises(TypeError) as raised:
+        ray.get(sent.reference)
+    pool._shards.settle(sent, raised.value)
     assert pool.wait(60)
+    error = tick(pool, known, keys)
+    assert set(error.back) | set(error.lost)
+    assert "TypeError" in error.causes[1]
     known.compare(pool)
-    assert error is not None
 
 
 def test_snapshots_say_what_is_wrong():

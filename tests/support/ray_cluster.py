@@ -6,7 +6,6 @@ import os
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than the default
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # else Ray kills shards when other programs take memory
 
 MEMORY = 80 * 2**20  # bytes of each node's object store
