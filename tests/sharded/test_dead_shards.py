@@ -103,6 +103,7 @@ def test_fifty_killed_shards_under_load(pool, snapping):
     assert lives(pool) == before + 50
 
 
+@pytest.mark.nightly
 def test_killed_shards_with_files(make, tmp_path):
     when = Snapshots(ticks=2, folder=tmp_path)
     pool = make(WEIGHTS[0], shards=1, capacity=24, options=INVARIANT, snapshot=when)
