@@ -289,7 +289,7 @@ def test_error_inside_a_shard_restores_it(pool, snapping):
         ray.get(sent.reference)
     pool._shards.settle(sent, raised.value)
     assert pool.wait(60)
-    error = tick(pool, known, keys)
+    error = told(known, lambda: pool.read([]))
     assert set(error.back) | set(error.lost)
     assert "TypeError" in error.causes[1]
     known.compare(pool)
