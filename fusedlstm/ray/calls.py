@@ -13,6 +13,7 @@ from fusedlstm.backends.select import choose
 from fusedlstm.owner_states import OwnerStates, first_array
 from fusedlstm.ray.call import Call
 from fusedlstm.ray.gather import Part, gather
+from fusedlstm.ray.sessions import listed
 from fusedlstm.state import LSTMState
 from fusedlstm.validation.arguments import check_shape
 from fusedlstm.validation.weights import as_layers, check_replacement
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.ray.call import Waiting
     from fusedlstm.ray.link import Sent
+    from fusedlstm.ray.sessions import Key
     from fusedlstm.ray.shards import Shards
 
 _MAKER = "numpy.asarray"
@@ -33,8 +35,9 @@ class ShardCalls:
     """The methods of a ShardedPool for asyncio, or to have several calls on their way. See `ShardedPool.aio`.
 
     Each method is ShardedPool's method of the same name, and takes the same arguments. Bad arguments raise at once.
-    Then the call is sent to its shards, and the method returns a Call. Wait for its result once, with `await call` or
-    `call.result()`. Calls run in the order in which they were sent.
+    So does SessionsLostError, if it has to be told before this call; see there. Then the call is sent to its shards,
+    and the method returns a Call. Wait for its result once, with `await call` or `call.result()`. Calls run in the
+    order in which they were sent.
     """
 
     def __init__(self, shards: Shards, weights: Any) -> None:
@@ -93,6 +96,32 @@ class ShardCalls:
         shards, slots = np.divmod(places, self._capacity)
         return [Part(shard, rows, slots[rows]) for shard, rows in _grouped(shards, self._shards.count)]
 
+    def _find(
+        self, name: str, given: Sequence[Key], result: Any = None, *, repeated: bool = False, changes: bool = False
+    ) -> NumpyArray:
+        """Return the places of open sessions. Raise SessionsLostError if something is to be told about them first.
+
+        Otherwise a shard that is back would do this call on restored states, and then its caller would hear of changes
+        before it. With `changes`, the call is a change, which is then told as one that is not done.
+        """
+        left = self._shards.not_lost(given)
+        places = self._sessions.find(name, left, repeated=repeated)
+        if len(left) < len(given) or self._shards.has_news_of(places):
+            if changes:
+                self._shards.miss(self._sessions.keys_at(places))
+            self._tell_first(len(given), result)
+        return places
+
+    def _check_new(self, name: str, keys: Any) -> list[Key]:
+        """Return the keys of new sessions. Raise SessionsLostError if something is to be told about earlier ones."""
+        given = self._sessions.check_new(name, keys)
+        if self._shards.has_news_of_keys(given):
+            self._tell_first(len(given))
+        return given
+
+    def _tell_first(self, B: int, result: Any = None) -> None:
+        self._shards.tell(result, np.zeros(B, np.bool_))
+
     def _send(self, part: Part, method: str, *arguments: Any, changes: bool = False) -> Sent:
         sent = self._shards.links[part.shard].send(method, *arguments)
         if changes:
@@ -115,7 +144,7 @@ class ShardCalls:
 
     def _open(self, keys: Any) -> Generator[Waiting, list[Any], None]:
         with self._shards.lock:
-            given = self._sessions.check_new("keys", keys)
+            given = self._check_new("keys", keys)
             parts, sent = self._allocate("keys", given)
         delivered = yield from self._delivered(len(given), parts, sent)
         self._shards.tell(None, delivered)
@@ -132,7 +161,7 @@ class ShardCalls:
 
     def _close(self, keys: Any) -> Generator[Waiting, list[Any], None]:
         with self._shards.lock:
-            places = self._sessions.find("keys", keys)
+            places = self._sessions.find("keys", self._shards.not_lost(listed("keys", keys)))
             parts, sent = self._parts(places), []
             for shard, _, slots in parts:
                 sent.append(self._shards.links[shard].send_or_keep("release", slots))
@@ -144,18 +173,18 @@ class ShardCalls:
         start, stepping = time.perf_counter(), [0.0]
         with self._shards.lock:
             self._checks.check_x(x)
-            places = self._sessions.find("keys", keys)
-            B = x.shape[0]
-            check_shape("keys", places.shape, "B", {"B": B})
+            given, B = listed("keys", keys), x.shape[0]
+            check_shape("keys", (len(given),), "B", {"B": B})
             if is_first is not None:
                 is_first = self._checks.check_mask(is_first, B)
+            outputs = np.zeros((B, self._width), self._dtype)
+            places = self._find("keys", given, outputs, changes=True)
             parts = self._parts(places)
             sent = [
                 self._send(part, "step", x[part.rows], part.slots, _rows(is_first, part.rows), changes=True)
                 for part in parts
             ]
             self._shards.take_snapshots()
-        outputs = np.zeros((B, self._width), self._dtype)
 
         def take(rows: NumpyArray, result: tuple[NumpyArray, float]) -> None:
             outputs[rows], seconds = result
@@ -168,7 +197,7 @@ class ShardCalls:
 
     def _reset(self, keys: Any) -> Generator[Waiting, list[Any], None]:
         with self._shards.lock:
-            places = self._sessions.find("keys", keys)
+            places = self._find("keys", listed("keys", keys), changes=True)
             parts = self._parts(places)
             sent = [self._send(part, "reset", part.slots, changes=True) for part in parts]
         delivered = yield from self._delivered(len(places), parts, sent)
@@ -176,10 +205,11 @@ class ShardCalls:
 
     def _read(self, keys: Any) -> Generator[Waiting, list[Any], Any]:
         with self._shards.lock:
-            places = self._sessions.find("keys", keys)
+            given = listed("keys", keys)
+            states = self._zeros(len(given))
+            places = self._find("keys", given, self._states.given(states))
             parts = self._parts(places)
             sent = [self._send(part, "read", part.slots) for part in parts]
-        states = self._zeros(len(places))
 
         def take(rows: NumpyArray, found: list[LSTMState]) -> None:
             for own, one in zip(states, found, strict=True):
@@ -193,9 +223,10 @@ class ShardCalls:
 
     def _write(self, keys: Any, state: Any) -> Generator[Waiting, list[Any], None]:
         with self._shards.lock:
-            places = self._sessions.find("keys", keys)
+            given = listed("keys", keys)
             with Exchange(self._backend, first_array(state), _MAKER) as exchange:
-                states = self._states.taken(exchange, "state", state, len(places))
+                states = self._states.taken(exchange, "state", state, len(given))
+                places = self._find("keys", given, changes=True)
                 parts = self._parts(places)
                 sent = [self._send_states(part, states, part.rows) for part in parts]
         delivered = yield from self._delivered(len(places), parts, sent)
@@ -208,9 +239,10 @@ class ShardCalls:
     def _fork(self, parents: Any, children: Any) -> Generator[Waiting, list[Any], None]:
         """Fork in the parents' shards. Children for whom there is no room move to other shards by way of here."""
         with self._shards.lock:
-            places = self._sessions.find("parents", parents, repeated=True)
-            given = self._sessions.check_new("children", children)
-            check_shape("children", (len(given),), "B", {"B": len(places)})
+            origins = listed("parents", parents)
+            check_shape("children", (len(listed("children", children)),), "B", {"B": len(origins)})
+            places = self._find("parents", origins, repeated=True)
+            given = self._check_new("children", children)
             ready = self._shards.ready()
             self._sessions.spread("children", len(given), ready)  # raises if they are too many
             parts, sent, far = [], [], []

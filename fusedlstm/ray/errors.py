@@ -14,7 +14,8 @@ _SHOWN = 5  # keys in a message
 class SessionsLostError(RuntimeError):
     """A shard died. The other shards have done their part of the call.
 
-    Each thing is told once. Sessions that are not named are exact.
+    Each thing is told once. Sessions that are not named are exact. If a shard is back and no call has told yet what
+    that did to a session, the next call that names the session only tells. It does nothing, and no row is delivered.
 
     A change is a step, a reset or a write that you called for, in this call or before, delivered or not. To know which
     inputs a session has seen, keep a list of its changes, and drop the last `back[key]` of them.
@@ -22,7 +23,8 @@ class SessionsLostError(RuntimeError):
     Attributes:
         result: what the call returns. Rows that were not delivered are zeros.
         delivered: (B,) booleans, False for rows whose shard died in this call or is not back yet. Such sessions are in
-            `back` or `lost`. If one is in neither, the change was made, and only its result is missing.
+            `back` or `lost`, here or in an error before. If one is in neither, the change was made, and only its result
+            is missing.
         back: for each session that lacks changes, how many of the last ones.
         lost: the keys of sessions that are gone, because no snapshot had them. They are closed.
         causes: for each shard that this call or one before found dead, what Ray or the shard said.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import os
 import threading
 import time
@@ -134,6 +135,21 @@ class Shards:
         """Count a change of each session that was not sent, because its shard is not ready."""
         for key in keys:
             self._back[key] = self._back.get(key, 0) + 1
+
+    def not_lost(self, keys: Sequence[Key]) -> Sequence[Key]:
+        """Return the keys without those of lost sessions that no caller has heard of."""
+        return list(itertools.filterfalse(set(self._lost).__contains__, keys)) if self._lost else keys
+
+    def has_news_of(self, places: NumpyArray) -> bool:
+        """Return whether there is something to tell about these sessions before their shards do anything again."""
+        if not self._back:
+            return False
+        is_ready = np.array([link.is_ready for link in self.links])
+        return self.has_news_of_keys(self.sessions.keys_at(places[is_ready[places // self.sessions.capacity]]))
+
+    def has_news_of_keys(self, keys: Sequence[Key]) -> bool:
+        """Return whether there is something to tell about sessions of these keys."""
+        return not (self._back.keys() | set(self._lost)).isdisjoint(keys)
 
     def settle(self, sent: Sent, answer: Any) -> Any:
         """Return the result of a call, or UNDELIVERED, or another Sent to wait for first, if its shard is in doubt."""

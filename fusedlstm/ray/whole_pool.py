@@ -33,6 +33,7 @@ def replace(shards: Shards, keys: Sequence[Key], states: Sequence[LSTMState]) ->
     """Let the pool have these sessions alone, evenly spread."""
     with shards.lock:
         _wait(shards)
+        shards.tell(None, np.ones(len(keys), np.bool_))  # before, as it is about the sessions that go
         parts = np.array_split(np.arange(len(keys)), shards.count)
         shards.sessions.replace([[keys[row] for row in rows] for rows in parts])
         sent = [

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 from concurrent.futures import Future
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
-from fusedlstm import LSTMCell
+from fusedlstm import LSTMCell, LSTMState
 from fusedlstm.ray import LateShardsError, SessionsLostError
 from fusedlstm.ray.link import Link
+from fusedlstm.ray.shards import Shards
 
 from support.sharded import INVARIANT, WEIGHTS, Remembered
 
@@ -176,3 +178,130 @@ def test_planted_forgotten_calls_are_found(pool, known, lossy, monkeypatch):
     monkeypatch.setattr(Link, "undo", forgets)
     with pytest.raises(AssertionError):
         test_lost_calls_lose_no_session(pool, known, lossy)
+
+
+@pytest.fixture
+def doubted(pool, known, monkeypatch):
+    """Return what loses a call to shard 1, before it is done, and ends it with LateShardsError before the shard tells.
+
+    Then the shard is asked, and is back.
+    """
+    asked, stop, link = threading.Event(), Shards._stop, pool._shards.links[1]
+    monkeypatch.setattr(Shards, "_stop", lambda *arguments: asked.wait() and stop(*arguments))
+
+    def lose(call, *arguments):
+        asked.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(link, "_call", LosesCalls(link._call, Unlucky(), 1.0))
+            sent = call(*arguments)
+        with pytest.raises(LateShardsError) as raised:
+            sent.result(timeout=0)
+        asked.set()
+        assert pool.wait(60)
+        return raised.value.call
+
+    yield lose
+    asked.set()
+
+
+class Unlucky:
+    """Stands for a generator of random numbers, by which each call is lost before it is done."""
+
+    def random(self):
+        return 0.0
+
+
+def next_calls(pool):
+    """Return changes of all sessions, by name."""
+    x, state = inputs(), LSTMState(h=np.ones((9, 8), np.float32), c=np.ones((9, 8), np.float32))
+    return {
+        "step": lambda: pool.step(x, KEYS),
+        "reset": lambda: pool.reset(KEYS),
+        "write": lambda: pool.write(KEYS, state),
+    }
+
+
+@pytest.mark.parametrize("name", ["step", "reset", "write"])
+def test_untold_sessions_are_told_first(name, pool, known, doubted):
+    x = inputs()
+    known.step(x, KEYS)
+    late = doubted(pool.aio.step, x, KEYS)
+    lacking = pool._shards.sessions.keys_of(1)
+    known.step(x, KEYS)  # stands for the change, which is not done
+    with pytest.raises(SessionsLostError) as raised:
+        next_calls(pool)[name]()
+    assert raised.value.back == {key: 2 if key in lacking else 1 for key in KEYS}
+    assert (raised.value.delivered.any(), raised.value.lost) == (False, [])
+    known.hear(raised.value)
+    known.compare(pool)
+    with pytest.raises(SessionsLostError) as again:
+        late.result()
+    assert (again.value.back, again.value.delivered.sum()) == ({}, 9 - len(lacking))
+    np.testing.assert_array_equal(pool.step(x, KEYS), known.step(x, KEYS))
+    known.compare(pool)
+
+
+def test_sessions_without_news_go_on(pool, known, doubted):
+    x = inputs()
+    known.step(x, KEYS)
+    doubted(pool.aio.step, x, KEYS)
+    others = [key for key in KEYS if key not in pool._shards.sessions.keys_of(1)]
+    wanted = known.step(x[: len(others)], others)
+    with pytest.raises(SessionsLostError) as raised:
+        pool.step(x[: len(others)], others)
+    assert raised.value.delivered.all()
+    np.testing.assert_array_equal(raised.value.result, wanted)
+    known.hear(raised.value)
+    known.compare(pool)
+
+
+def test_untold_news_precede_copies(pool, known, doubted):
+    x = inputs()
+    for call in (lambda: pool.fork(KEYS, range(100, 109)), lambda: pool.read(KEYS)):
+        known.step(x, KEYS)
+        doubted(pool.aio.step, x, KEYS)
+        lacking = pool._shards.sessions.keys_of(1)
+        with pytest.raises(SessionsLostError) as raised:
+            call()
+        assert raised.value.back == dict.fromkeys(lacking, 1)
+        assert not raised.value.delivered.any()
+        known.hear(raised.value)
+        known.compare(pool)
+
+
+def test_untold_lost_sessions_are_told_first(pool, known, doubted):
+    new, x = ["new", "more", "last"], inputs()
+    for call in (pool.open, pool.read, pool.reset, lambda keys: pool.step(x[:3], keys)):
+        doubted(pool.aio.open, new)
+        (lost,) = (key for key in new if key not in pool)
+        with pytest.raises(SessionsLostError) as raised:
+            call([lost, *KEYS[:2]] if call != pool.open else [lost])
+        assert raised.value.lost == [lost]
+        assert lost not in pool
+        known.open([key for key in new if key != lost])
+        if raised.value.back:
+            assert raised.value.back == dict.fromkeys(KEYS[:2], 1)
+        known.compare(pool)
+        pool.close([key for key in new if key != lost])
+        known.close([key for key in new if key != lost])
+
+
+def test_close_ends_sessions_that_are_lost(pool, known, doubted):
+    doubted(pool.aio.open, ["new", "more", "last"])
+    with pytest.raises(SessionsLostError) as raised:
+        pool.close(["new", "more", "last"])
+    assert len(raised.value.lost) == 1
+    known.compare(pool)
+
+
+def tells_afterwards(self, places):
+    """Believe that there is no news."""
+    return False
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["step", "reset", "write"])
+def test_planted_late_news_are_found(name, pool, known, doubted, monkeypatch):
+    monkeypatch.setattr(Shards, "has_news_of", tells_afterwards)
+    with pytest.raises(AssertionError):
+        test_untold_sessions_are_told_first(name, pool, known, doubted)
