@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from benchmarks import orphans
 from benchmarks.machine import ROOT, cpu_model, when
 from benchmarks.units import quantity, ratio
 
@@ -124,7 +125,12 @@ def peak_bytes(number: int) -> int:
     )
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+        orphans.ending([sys.executable, "-c", program]),
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return int(done.stdout)
 

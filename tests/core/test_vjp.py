@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,8 +23,7 @@ from fusedlstm import (
 )
 from fusedlstm.backends.numpy import formula_vjp
 
-from support import torch_formula
-from support.gradients import by_name, exact, largest_difference, named, ours, seeds_of, states_like
+from support.gradients import by_name, exact, in_torch, largest_difference, named, ours, seeds_of, states_like
 from support.oracle_files import Oracle, names
 from support.training_cases import CASES, random_case, random_states
 
@@ -66,6 +64,7 @@ RESETS = st.sampled_from([None, "zero", "one row", "rows"])
 @settings(max_examples=150)
 @given(seed=st.integers(0, 1 << 30), reset=RESETS)
 def test_derivative_of_the_formula(seed, reset):
+    torch, torch_formula = in_torch()
     weights, x, state, d_state, first, to = one_step(seed, reset)
     arrays = () if to is None else (to.h, to.c)
     got = formula_vjp.step(weights, x, state.h, state.c, d_state.h, d_state.c, first, *arrays)
