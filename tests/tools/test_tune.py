@@ -682,9 +682,10 @@ def test_forgotten_times_are_gone(kept, folder, capsys):
 
 
 @needs_cuda
-def test_a_full_disk_leaves_the_old_file(kept, files, monkeypatch, folder):
+def test_a_full_disk_leaves_the_old_file(kept, files, made_up, monkeypatch, folder):
     file, _ = kept
     path, _ = files
+    made_up(wins("matmul"))
     before = file.read_bytes()
 
     def full(*_):
