@@ -266,7 +266,7 @@ class LSTMCell(Steppable[LSTMState]):
             self._checks.check_out(out, x, state, is_first, reset_to)
             self._out.remember(state, out)
         if self._warns:
-            self._warn_of_large_h(h, is_first)
+            self._warn_of_large_h(h, is_first, 4)
         engine = self._engine
         reset = None if reset_to is None else engine.prepare_reset(reset_to.h, reset_to.c)
         engine.run(x, h, c, out.h, out.c, is_first, reset)
@@ -327,7 +327,7 @@ class LSTMCell(Steppable[LSTMState]):
             forward = Forward(self._backend, training, self._engines, run, x)
             forward.start(is_step=True)
             if self._warns:
-                self._warn_of_large_h(old.h, None if flags is None else flags[0])
+                self._warn_of_large_h(old.h, None if flags is None else flags[0], 3)
             return exchange.lend_state(new), CellPullback(forward, checks)
 
     def _check_inputs(self, x: Array, state: LSTMState, signature: Any) -> None:
@@ -335,12 +335,12 @@ class LSTMCell(Steppable[LSTMState]):
         self._checks.check_inputs(x, state)
         self._known.add(signature)
 
-    def _warn_of_large_h(self, h: Array, is_first: Array | None) -> None:
+    def _warn_of_large_h(self, h: Array, is_first: Array | None, stacklevel: int) -> None:
         largest = self._backend.largest_over_1(h, is_first)
         if largest:
             warnings.warn(
                 f"state.h holds {largest:g}, but a step can't produce |h| over 1: are h and c swapped?",
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
 
     def __reduce__(self) -> tuple[Any, ...]:

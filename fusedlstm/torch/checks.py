@@ -111,9 +111,8 @@ def _as_tensor(name: str, value: Any, wanted: str) -> torch.Tensor:
             fail(TypeError, name, wanted, describe_type(value))
         if array.dtype.kind not in "biuf":
             fail(TypeError, name, wanted, f"dtype {array.dtype}")
-    else:
-        array = to_host(name, value)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+        return torch.from_numpy(array)
+    return torch.from_numpy(to_host(name, value).copy())  # the caller may reuse the buffer before the backward pass
 
 
 def _check_shape(name: str, tensor: torch.Tensor, spec: str, sizes: Mapping[str, int]) -> None:

@@ -34,9 +34,9 @@ class LSTM(Cells):
     NumPy, with the formula of `fusedlstm.LSTM`. Tensors and modules on other devices raise ValueError in a call.
 
     Gradients flow through outputs, states and `reset_to`, and not across resets. Where a clip or a function has a
-    corner, they are TensorFlow's: a clip passes the gradient up to its limit. Second derivatives raise
-    NotImplementedError. torch.compile and autocast work: under autocast, xs and states are converted to the module's
-    dtype.
+    corner, they are TensorFlow's: a clip passes the gradient up to its limit. Second derivatives and
+    forward mode raise NotImplementedError, and torch.func's transforms RuntimeError. torch.compile and autocast work:
+    under autocast, xs and states are converted to the module's dtype.
 
     A 16-bit module's c is float32, as in `fusedlstm.LSTM`. Its arithmetic is float32, on copies of its weights.
 

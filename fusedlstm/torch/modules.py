@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import torch
+from torch.autograd.forward_ad import unpack_dual
 
 from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.reading import read
@@ -142,7 +143,10 @@ class Cells(torch.nn.Module):
         else:
             given = [part for k in cells for part in (states[k].h, states[k].c)]
         resets = [] if reset_to is None else [part for k in cells for part in (reset_to[k].h, reset_to[k].c)]
-        saves = torch.is_grad_enabled() and any(each.requires_grad for each in (xs, *given, *weights, *resets))
+        of_gradients = (xs, *given, *weights, *resets)
+        if not torch.compiler.is_compiling():
+            _check_no_tangents(of_gradients)
+        saves = torch.is_grad_enabled() and any(each.requires_grad for each in of_gradients)
         outputs, *rest = run_layer(xs, given, weights, *flags, resets, described, saves)
         return outputs, rest[: len(given)]
 
@@ -175,6 +179,14 @@ class Cells(torch.nn.Module):
         form = self._forms[0]
         parts = ["peephole=True"] if form.peephole else []
         return parts + [f"{name}={value!r}" for name, value in form.options.items() if value != DEFAULTS.get(name)]
+
+
+def _check_no_tangents(tensors: Sequence[Tensor]) -> None:
+    """Raise NotImplementedError in forward mode, where PyTorch would take the tangents of results as zeros."""
+    if any(unpack_dual(each).tangent is not None for each in tensors):
+        raise NotImplementedError(
+            "fusedlstm.torch has no derivatives in forward mode: use backward or torch.autograd.grad, or torch.nn.LSTM"
+        )
 
 
 def states_of(tensors: Sequence[Tensor]) -> tuple[LSTMState, ...]:

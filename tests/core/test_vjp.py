@@ -288,6 +288,30 @@ def test_nan_in_padding_has_no_effect(general):
         np.testing.assert_array_equal(results[1][name], array)
 
 
+@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize(("peephole", "projection"), [(False, None), (True, 3)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_nan_in_idle_states_has_no_effect(every, peephole, projection, reverse):
+    """A row without steps keeps its NaN, and one that begins late is reset first."""
+    weights = StackedWeights.random(3, 4, 2, seed=0, dtype="float64", peephole=peephole, proj_size=projection)
+    mask, first = np.ones((6, 3), bool), np.zeros((6, 3), bool)
+    mask[:, 0] = mask[:2, 1] = mask[-2:, 1] = False
+    first[[2, 3], 1] = True
+    options = {"mask": mask, "is_first": first, "reverse": reverse}
+    states = random_states(np.random.default_rng(0), weights, 3)
+    case = dataclasses.replace(small(), weights=weights, states=states, options=options)
+    results = []
+    for bad in (0, np.nan):
+        garbage = tuple(LSTMState(h=state.h.copy(), c=state.c.copy()) for state in states)
+        rows = [0] if reverse else [0, 1]
+        for state in garbage:
+            state.h[rows] = state.c[rows] = bad
+        results.append(ours(dataclasses.replace(case, states=garbage), *seeds_of(case), checkpoint_every=every))
+    for name, array in results[0].items():
+        np.testing.assert_array_equal(results[1][name], array, name)
+    assert all(np.isfinite(array).all() for array in results[0].values())
+
+
 def test_nan_before_a_reset_has_no_effect():
     first = np.zeros((6, 3), bool)
     first[0] = True
