@@ -58,6 +58,7 @@ class PoolSlots:
         self._maker = maker
         self.snapshots: list[PoolSnapshot] = []  # those that may still need states
         self._is_audited = False  # whether the engine knows which slots are live, to check slots on a device
+        self._ending: NumpyArray | None = None  # those that `release_ending` freed last
 
     def allocate(self, n: int) -> NumpyArray:
         """Make n free slots live, with states of zeros, and return them."""
@@ -103,18 +104,22 @@ class PoolSlots:
         self.table.end_later(self._on_host(slots))
 
     def release_ending(self) -> None:
-        """Free the slots that were released in the middle of a call, such as by finalizers."""
+        """Free the slots that were released in the middle of a call, such as by finalizers.
+
+        If this fails or is interrupted, the next call frees those that are left.
+        """
         ending = self.table.ending
         while ending:
-            slots = ending.popleft()
+            slots = ending[0]
+            is_over = slots is self._ending and not self.table.are_live(slots)  # freed, but then interrupted
+            self._ending = slots
             try:
-                self.release(slots)
+                if not is_over:
+                    self.release(slots)
             except ValueError:  # the call itself has released them, too
+                ending.popleft()
                 raise
-            except BaseException:
-                if self.table.are_live(slots):
-                    ending.appendleft(slots)
-                raise
+            ending.popleft()
 
     def reset(self, slots: Any) -> None:
         """Set the states of these slots to zeros."""
