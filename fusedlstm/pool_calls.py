@@ -6,12 +6,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fusedlstm.pool_snapshot import PoolSnapshot
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.pool_slots import PoolSlots
-    from fusedlstm.pool_snapshot import PoolSnapshot
     from fusedlstm.state import LSTMState
 
 _Result = TypeVar("_Result")
@@ -76,16 +77,20 @@ class PoolCalls:
 
         None means all live slots. Other calls run in between.
         """
-        snapshot = self.run(self._slots.begin_snapshot, slots)
+        snapshot = PoolSnapshot()
         try:
+            self.run(self._slots.begin_snapshot, snapshot, slots)
             snapshot.touch()
             while not snapshot.is_done:
                 time.sleep(_PAUSES * self.run(self._turn, snapshot))
                 snapshot.place()
         finally:
-            self.run(self._slots.end_snapshot, snapshot)
+            snapshot.is_over = True  # one statement, as another interrupt may come between two
         if snapshot.error is not None:
-            raise snapshot.error
+            try:
+                raise snapshot.error
+            finally:
+                del snapshot  # the error refers to this frame, and would keep the memory alive
         snapshot.place()
         return snapshot.slots, snapshot.states
 
