@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, overload
@@ -338,8 +337,9 @@ class StatePool(Generic[State]):
         from fusedlstm import pool_files
 
         name = check_path("path", path)
+        weights = self._cell._layers_of_weights  # those of that moment
         saved, states = self._calls.snapshot(slots)
-        pool_files.save(name, self._cell._layers_of_weights, saved, states)
+        pool_files.save(name, weights, saved, states)
 
     def load(self, path: AnyPath) -> None:
         """Replace the pool's content with that of a file. A pool on any backend may have saved it.
@@ -357,12 +357,17 @@ class StatePool(Generic[State]):
         """
         from fusedlstm import pool_files
 
-        weights = self._cell._layers_of_weights
-        slots, states, made_by = pool_files.load(path, pool_files.StateSizes.of(weights), self.capacity)
+        weights, name = self._cell._layers_of_weights, check_path("path", path)
+        slots, states, made_by = pool_files.load(name, pool_files.StateSizes.of(weights), self.capacity)
         if made_by is not None and made_by != pool_files.fingerprint(weights):
-            said = f"{os.fsdecode(path)} holds states of other weights than this pool's. Was its model trained since?"
+            said = f"{name} holds states of other weights than this pool's. Was its model trained since?"
             warnings.warn(said, OtherWeightsWarning, stacklevel=2)
-        self._calls.run(self._slots.replace, slots, states)
+
+        def replace() -> None:
+            pool_files.check_capacity(name, slots, self.capacity)  # again, as another thread may have resized the pool
+            self._slots.replace(slots, states)
+
+        self._calls.run(replace)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a StatePool can't be copied or pickled: use save(path), and load(path) of another pool")

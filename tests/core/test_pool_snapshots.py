@@ -24,9 +24,12 @@ def backend(request, monkeypatch):
     return backend_in_a_way(request, monkeypatch)
 
 
+def weights_of(seed=0):
+    return StackedWeights([LSTMWeights.random(I, N, proj_size=P, seed=seed), LSTMWeights.random(P, 5, seed=1)])
+
+
 def owner_of(backend):
-    layers = [LSTMWeights.random(I, N, proj_size=P, seed=0), LSTMWeights.random(P, 5, seed=1)]
-    return LSTM(StackedWeights(layers), backend=backend)
+    return LSTM(weights_of(), backend=backend)
 
 
 def filled(owner, monkeypatch, seed=0):
@@ -283,6 +286,20 @@ def test_two_saves_at_once(monkeypatch, tmp_path):
     places = np.searchsorted(one.slots, other.slots)
     for some_states, all_states in zip(other.states, one.states, strict=True):
         np.testing.assert_array_equal(some_states.c, all_states.c[places])
+
+
+def test_a_save_names_the_weights_of_its_moment(monkeypatch, tmp_path):
+    owner, path = owner_of("numpy"), tmp_path / "pool"
+    some, weights, go_on = filled(owner, monkeypatch), owner.weights, PoolSnapshot.go_on
+
+    def go_on_with_others(snapshot):
+        go_on(snapshot)
+        owner.set_weights(weights_of(seed=5))
+
+    monkeypatch.setattr(PoolSnapshot, "go_on", go_on_with_others)
+    some.save(path)
+    owner.set_weights(weights)
+    some.load(path)  # no warning about other weights
 
 
 # Failures.
