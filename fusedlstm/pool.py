@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, overload
 
 import numpy as np
 
-from fusedlstm.arrays.exchange import Exchange, in_order
+from fusedlstm.arrays.exchange import Exchange, in_order, is_captured
 from fusedlstm.errors import OtherWeightsWarning
 from fusedlstm.owner_states import first_array
 from fusedlstm.pool_calls import PoolCalls
@@ -62,6 +62,9 @@ class StatePool(Generic[State]):
     exception, so that finalizers can use it: it frees its slots when the other call ends. `live`, `slots`, `memory`
     and `kernels` may be read at any time.
 
+    Calls can't be part of your own CUDA graph. While you capture CuPy's or PyTorch's current stream, they raise
+    RuntimeError before any work. `release` then frees its slots in the next call.
+
     On NumPy, slots that were never allocated take no memory on most systems. On a GPU, a layer is one kernel, which
     finds its rows by their slots. If `kernels` says "matmul", steps use buckets of buffers instead. The number of
     rows in a bucket is a power of two. If all buckets together take more than 256 MiB, the least recently used are
@@ -90,7 +93,8 @@ class StatePool(Generic[State]):
         self._slots = PoolSlots(self._backend, self._owner_states, partial(_new_engine, cell), capacity, self._maker)
         first = self._owner_states.layer_checks[0]
         self._run_step = PoolStep(self._backend, first, weights.output_size, self._slots, self._maker)
-        self._calls = PoolCalls(self._slots)
+        captured = None if self._backend.name == "numpy" else partial(is_captured, self._backend)
+        self._calls = PoolCalls(self._slots, captured)
 
     @property
     def _engine(self) -> PoolEngine:

@@ -114,7 +114,7 @@ class SlotTable:
     def ending_slots(self) -> NumpyArray:
         """Return all slots in `ending` that are still live."""
         slots = np.concatenate([np.zeros(0, np.int64), *list(self.ending)])
-        return slots[self._live[slots]]
+        return slots.compress(self._live[slots])
 
     def are_live(self, slots: NumpyArray) -> bool:
         """Return whether all of these slots are live."""
