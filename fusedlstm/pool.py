@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, overload
 
 import numpy as np
 
-from fusedlstm.arrays.exchange import Exchange, in_order
+from fusedlstm.arrays.exchange import Exchange, in_order, is_captured
 from fusedlstm.errors import OtherWeightsWarning
 from fusedlstm.owner_states import first_array
 from fusedlstm.pool_calls import PoolCalls
@@ -63,6 +62,9 @@ class StatePool(Generic[State]):
     exception, so that finalizers can use it: it frees its slots when the other call ends. `live`, `slots`, `memory`
     and `kernels` may be read at any time.
 
+    Calls can't be part of your own CUDA graph. While you capture CuPy's or PyTorch's current stream, they raise
+    RuntimeError before any work. `release` then frees its slots in the next call.
+
     On NumPy, slots that were never allocated take no memory on most systems. On a GPU, a layer is one kernel, which
     finds its rows by their slots. If `kernels` says "matmul", steps use buckets of buffers instead. The number of
     rows in a bucket is a power of two. If all buckets together take more than 256 MiB, the least recently used are
@@ -91,7 +93,8 @@ class StatePool(Generic[State]):
         self._slots = PoolSlots(self._backend, self._owner_states, partial(_new_engine, cell), capacity, self._maker)
         first = self._owner_states.layer_checks[0]
         self._run_step = PoolStep(self._backend, first, weights.output_size, self._slots, self._maker)
-        self._calls = PoolCalls(self._slots)
+        captured = None if self._backend.name == "numpy" else partial(is_captured, self._backend)
+        self._calls = PoolCalls(self._slots, captured)
 
     @property
     def _engine(self) -> PoolEngine:
@@ -338,8 +341,9 @@ class StatePool(Generic[State]):
         from fusedlstm import pool_files
 
         name = check_path("path", path)
+        weights = self._cell._layers_of_weights  # those of that moment
         saved, states = self._calls.snapshot(slots)
-        pool_files.save(name, self._cell._layers_of_weights, saved, states)
+        pool_files.save(name, weights, saved, states)
 
     def load(self, path: AnyPath) -> None:
         """Replace the pool's content with that of a file. A pool on any backend may have saved it.
@@ -357,12 +361,17 @@ class StatePool(Generic[State]):
         """
         from fusedlstm import pool_files
 
-        weights = self._cell._layers_of_weights
-        slots, states, made_by = pool_files.load(path, pool_files.StateSizes.of(weights), self.capacity)
+        weights, name = self._cell._layers_of_weights, check_path("path", path)
+        slots, states, made_by = pool_files.load(name, pool_files.StateSizes.of(weights), self.capacity)
         if made_by is not None and made_by != pool_files.fingerprint(weights):
-            said = f"{os.fsdecode(path)} holds states of other weights than this pool's. Was its model trained since?"
+            said = f"{name} holds states of other weights than this pool's. Was its model trained since?"
             warnings.warn(said, OtherWeightsWarning, stacklevel=2)
-        self._calls.run(self._slots.replace, slots, states)
+
+        def replace() -> None:
+            pool_files.check_capacity(name, slots, self.capacity)  # again, as another thread may have resized the pool
+            self._slots.replace(slots, states)
+
+        self._calls.run(replace)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a StatePool can't be copied or pickled: use save(path), and load(path) of another pool")

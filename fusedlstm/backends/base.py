@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from types import ModuleType
 
     import numpy as np
@@ -415,6 +415,9 @@ class Backend(Protocol):
 
     def order(self, stream: int | None) -> Order:
         """Return a context that queues work on a stream; None for the current one of the backend's own library."""
+
+    def is_captured(self, streams: Iterable[int]) -> bool:
+        """Return whether the caller captures the current stream of the backend's own library, or one of these."""
 
     def from_dlpack(self, array: Any) -> Array:
         """Return a view of an array on this device that has `__dlpack__`."""

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMCell, LSTMWeights, PoolFullError, StackedWeights, StatePool
+from fusedlstm import (
+    LSTM,
+    LSTMCell,
+    LSTMWeights,
+    PoolFullError,
+    StackedWeights,
+    StatePool,
+    WeightsFileError,
+    pool_files,
+)
 
 from support.backends import WAYS, backend_in_a_way
 from support.cells import host
@@ -168,6 +177,25 @@ def test_a_slot_released_within_a_resize(backend, monkeypatch):
     pool.resize(9)
     assert pool.slots.tolist() == [0, 1, 3]
     assert pool.allocate(1).tolist() == [2]
+
+
+@pytest.mark.parametrize("capacity", [3, 5])
+def test_a_pool_shrinks_while_a_file_is_read(capacity, backend, monkeypatch, tmp_path):
+    """Another thread may do that. The file must fit the pool that gets its states."""
+    owner = cell_of(backend)
+    filled(owner, 9, 6).save(tmp_path / "pool")
+    pool, load = filled(owner, 9, 3), pool_files.load
+    before = contents(pool)
+
+    def load_and_shrink(*arguments):
+        found = load(*arguments)
+        pool.resize(capacity)
+        return found
+
+    monkeypatch.setattr(pool_files, "load", load_and_shrink)
+    with pytest.raises(WeightsFileError, match=f"pool holds live slots up to 5; this pool's capacity is {capacity}"):
+        pool.load(tmp_path / "pool")
+    assert contents(pool) == before
 
 
 # Memory told beforehand.

@@ -569,6 +569,8 @@ DAMAGED = {
     "no rows": lambda text: text.replace("microseconds of a step", "milliseconds of a step"),
     "a negative time": lambda text: text.replace('"tensor_large": 1.0', '"tensor_large": -1.0'),
     "a time that is NaN": lambda text: text.replace('"tensor_large": 1.0', '"tensor_large": NaN'),
+    "a time too large for a float": lambda text: text.replace('"tensor_large": 1.0', f'"tensor_large": {10**400}'),
+    "an infinite number of rows": lambda text: with_key(text, OF_SEQUENCES, [[float("inf"), {"matmul": 1.0}]]),
     "an unknown kernel": lambda text: text.replace("tensor_large", "tensor_huge"),
     "a kernel of another dtype": lambda text: text.replace("tensor_large", "simt"),
     "another layer": lambda text: text.replace('"N": 16', '"N": 32'),
