@@ -324,7 +324,8 @@ class StatePool(Generic[State]):
 
         The states are those of one moment, which is early in the call. Other threads may use the pool meanwhile. Their
         calls wait for at most 1 MiB of states to be copied. A call that changes states which the file still needs first
-        copies those, too. On a GPU it waits for that.
+        copies those, too. On a GPU it waits for that. The copies take as much host memory as the states, or for a
+        moment about twice as much if such a call changes nearly all states.
 
         An interrupt leaves the old file or the new one. The next save removes the temporary file of a killed save.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,7 +12,7 @@ from fusedlstm.lstm import LSTM
 from fusedlstm.tuning.periodic import Periodic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from fusedlstm.backends.measured import Layer
     from fusedlstm.weights import LSTMWeights
@@ -34,7 +35,7 @@ class Found:
 
     Attributes:
         seconds: the median time of a step by kernel.
-        unable: why other kernels can't run.
+        unable: why other kernels can't run, or can't be timed.
         wrong: what is wrong with the results of others.
     """
 
@@ -94,37 +95,49 @@ def steps_of_run(weights: LSTMWeights, B: int) -> int:
 def _measure(kernels: Iterable[str], made: Callable[[str], tuple[Work, Check]], timer: Timer) -> Found:
     """Measure kernels. `made` returns the work of one, and the check of its results.
 
-    It raises RuntimeError or MemoryError if the kernel can't run: the GPU is too old, a library is missing, or memory
-    runs out.
+    These and the timer raise RuntimeError or MemoryError if the kernel can't run or be timed: the GPU is too old, a
+    library is missing, memory runs out, or the host is too slow.
     """
     found = Found()
     works: dict[str, Work] = {}
     for kernel in kernels:
-        try:
+        with _noting(found, kernel):
             work, check = made(kernel)
-        except (RuntimeError, MemoryError) as error:
-            found.unable[kernel] = str(error)
-            continue
-        complaint = check()
-        if complaint is None:
-            works[kernel] = work
-        else:
-            found.wrong[kernel] = complaint
-    found.seconds = _in_turns(works, timer)
+            complaint = check()
+            if complaint is None:
+                works[kernel] = work
+            else:
+                found.wrong[kernel] = complaint
+    times = _in_turns(works, timer, found)
+    found.seconds = {kernel: statistics.median(each) for kernel, each in times.items() if kernel not in found.unable}
     return found
 
 
-def _in_turns(works: dict[str, Work], timer: Timer) -> dict[str, float]:
-    """Return the median seconds of each work.
+def _in_turns(works: dict[str, Work], timer: Timer, found: Found) -> dict[str, list[float]]:
+    """Return the seconds of each work in each turn. Works that can't be timed are noted, and left out from then on.
 
     Each turn times all of them, so a change in the GPU's speed affects all alike.
     """
-    bursts = {kernel: _burst(timer(work, 3)) for kernel, work in works.items()}
-    times: dict[str, list[float]] = {kernel: [] for kernel in works}
+    bursts: dict[str, int] = {}
+    for kernel, work in works.items():
+        with _noting(found, kernel):
+            bursts[kernel] = _burst(timer(work, 3))
+    times: dict[str, list[float]] = {kernel: [] for kernel in bursts}
     for _ in range(_TURNS):
-        for kernel, work in works.items():
-            times[kernel].append(timer(work, bursts[kernel]))
-    return {kernel: statistics.median(each) for kernel, each in times.items()}
+        for kernel, burst in bursts.items():
+            if kernel not in found.unable:
+                with _noting(found, kernel):
+                    times[kernel].append(timer(works[kernel], burst))
+    return times
+
+
+@contextlib.contextmanager
+def _noting(found: Found, kernel: str) -> Iterator[None]:
+    """Note an error as the reason why a kernel isn't measured."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        found.unable[kernel] = str(error)
 
 
 def _burst(seconds: float) -> int:

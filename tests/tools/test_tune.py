@@ -310,6 +310,35 @@ def test_kernels_that_cannot_run_are_said(files, made_up, monkeypatch, capsys):
 
 
 @needs_cuda
+def test_a_kernel_that_fails_leaves_the_others(files, made_up, monkeypatch, capsys):
+    """Its check may run out of memory, and the host may be too slow to time it. The rest is measured and kept."""
+    path, weights = files
+    complaint, left = periodic.Periodic.complaint, ["the first time"]
+
+    def without_memory(self, cell, stepper):
+        if stepper.kernels == ("tensor_large",):
+            raise MemoryError("no memory for a check")
+        return complaint(self, cell, stepper)
+
+    def of(kernel, B):
+        if kernel == "tensor_small" and left:
+            left.pop()
+        elif kernel == "tensor_small":
+            raise RuntimeError("the host can't queue 40 steps")
+        return wins("tensor_small")(kernel, B)
+
+    monkeypatch.setattr(periodic.Periodic, "complaint", without_memory)
+    made_up(of, wins("matmul"))
+    assert tune(path / "cell", "--batch", 8) == 0
+    said = capsys.readouterr().out
+    assert "tensor_large can't run: no memory for a check" in said
+    assert "tensor_small can't run: the host can't queue 40 steps" in said
+    found = select.times_of(0, measured.Layer.of(weights, "highest"))
+    assert set(found.rows[8]) == {"matmul", "tensor_medium"}
+    assert "tensor_small" in found.sequences[8]
+
+
+@needs_cuda
 def test_time_is_limited(files, made_up, monkeypatch, capsys):
     path, weights = files
     clock = iter([0.0, 1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0])
