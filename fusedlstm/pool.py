@@ -99,9 +99,9 @@ class StatePool(Generic[State]):
 
     @staticmethod
     def memory_for(cell: LSTMCell | LSTM, capacity: int) -> PoolMemory:
-        """Return the bytes that `StatePool(cell, capacity)` would hold. This allocates none of them.
+        """Return the bytes that `StatePool(cell, capacity)` would hold, without allocating them.
 
-        `plans` is 0, as in a pool that hasn't stepped yet. `resize` holds the states of both capacities for a moment.
+        `plans` is 0, as in a pool that hasn't stepped yet. During `resize`, a pool holds the states of both capacities.
 
         Raises:
             TypeError, ValueError: as for `StatePool(cell, capacity)`.
@@ -159,10 +159,10 @@ class StatePool(Generic[State]):
         return self._calls.run(self._slots.allocate, check_size("n", n, 0))
 
     def fork(self, parents: Any) -> NumpyArray:
-        """Make a free slot live for each parent, with a copy of its state, and return them: an int64 array (n,).
+        """Allocate a slot for each parent, with a copy of its state. Return the slots as an int64 array (n,).
 
-        A parent may come several times, as in a beam search. Parents stay live. The slots are those that `allocate(n)`
-        would return. On a GPU the states are copied there, and the host doesn't wait.
+        Parents may repeat, as in a beam search, and stay live. The slots are those that `allocate(n)`
+        would return. On a GPU the copies stay there, and the host doesn't wait.
 
         Args:
             parents: (n,) live slots, in any order.
@@ -277,8 +277,8 @@ class StatePool(Generic[State]):
         """Change the number of slots. Live slots keep their numbers and states.
 
         If memory runs out, or anything else fails, the pool is unchanged. The states move to new memory, so the pool
-        holds both for a moment. Steps stay prepared for as many rows as before. Added slots are free, and come after
-        other free slots. On a GPU, steps use the kernels of a new pool of this capacity.
+        briefly holds both. Steps stay prepared for as many rows as before. Added slots are free, and are allocated
+        after other free slots. On a GPU, steps use the kernels of a new pool of this capacity.
 
         Raises:
             TypeError: `capacity` is not an int.
@@ -319,9 +319,9 @@ class StatePool(Generic[State]):
     def save(self, path: AnyPath, *, slots: Any = None) -> None:
         """Write slots and their states to one file. A file of that name is replaced whole or not at all.
 
-        The states are those of one moment, which is early in the call. Other threads may use the pool meanwhile. Their
-        calls wait for at most 1 MiB of states to be copied. A call that changes states which the file still needs first
-        copies those, too. On a GPU it waits for that.
+        The states are those of one moment, early in the call. Other threads may use the pool meanwhile. Their calls
+        wait for at most 1 MiB of states to be copied. Before a call changes states that the file still needs, it copies
+        those and up to 1 MiB more. On a GPU it waits for these copies.
 
         An interrupt leaves the old file or the new one. The next save removes the temporary file of a killed save.
 
