@@ -474,7 +474,7 @@ def test_sequences_without_a_kernel_are_said(files, made_up, monkeypatch, capsys
     monkeypatch.setattr(static_sequence, "_MOST_BUFFERS", 1)
     made_up(wins("tensor_small"))
     assert tune(path / "cell", "--batch", 8) == 0
-    assert "scan can't run: calls with so many rows take too few steps at once" in capsys.readouterr().out
+    assert "scan can't run: with this many rows, a call runs too few steps at once" in capsys.readouterr().out
     assert LSTM(weights, backend="cuda").kernels(64, 8) == ("tensor_small",)
 
 
