@@ -1,4 +1,4 @@
-"""Files of commands that are pipes, as a shell's <(command) and >(command): used, or refused by name."""
+"""Pipes in place of files, as a shell's <(command) and >(command): commands use them, or refuse them by name."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a case of a hint is, and the objects that cases share."""
+"""Cases of hints, and the objects that they share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
