@@ -16,7 +16,7 @@ FOLDER: dict[str, Path] = {}  # a temporary folder for each case
 
 @dataclass
 class Case:
-    """A hint.
+    """A message with a hint, and a call that follows it.
 
     Attributes:
         gives: a call that raises the message, logs it, or returns it.
