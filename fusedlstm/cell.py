@@ -60,13 +60,13 @@ class LSTMCell(Steppable[LSTMState]):
             a second kernel. They need compute capability 8.0. "tensor_large" (for many rows), "tensor_medium" and
             "tensor_small" (for few rows) use tensor cores, for float16, bfloat16, and float32 with precision="high".
             "simt" uses fma, for float32 and float64.
-        threads: the most threads of a call on NumPy, in Steppers and pools too. A GPU ignores it. None uses as many as
-            NumPy's BLAS has, which is often one for each core, and so does a larger number. If there are more threads
-            than idle cores, the log says so once. With few rows, one thread is often fastest and steadiest. OpenBLAS
-            has one number of threads for the whole process. So during a call, products in other threads use no more
-            than that either, and their last bits may differ. Setting and restoring the number takes a small part of a
-            step, even of one row. The environment variable OPENBLAS_NUM_THREADS takes no time, and can also raise the
-            number.
+        threads: the most threads of a call on NumPy, in Steppers and pools too. A GPU ignores it. None, or a
+            number above that of NumPy's BLAS, uses as many as the BLAS has, which is often one for each core. If there
+            are more threads than idle cores, the log says so once. With few rows, one thread is often fastest and
+            steadiest. OpenBLAS has one number of threads for the whole process. So during a call, products in other
+            threads use no more than that either, and their last bits may differ. Setting and restoring the number takes
+            a small part of a step, even of one row. The environment variable OPENBLAS_NUM_THREADS takes no time, and
+            can also raise the number.
 
     Raises:
         TypeError: `weights` is not an LSTMWeights, a flag is not a bool, `kernel` is not a str, or `threads` is not an
@@ -275,7 +275,7 @@ class LSTMCell(Steppable[LSTMState]):
     def vjp(
         self, x: Array, state: LSTMState, *, is_first: Any = None, reset_to: LSTMState | None = None
     ) -> tuple[LSTMState, CellPullback]:
-        """Take one step as a call does, and return a function for its gradients, too.
+        """Take one step as a call does, and also return a function for its gradients.
 
         This is for training without a framework, on NumPy, in float32 or float64. Gradients flow as in `LSTM.vjp`:
 

@@ -102,9 +102,9 @@ class StatePool(Generic[State]):
 
     @staticmethod
     def memory_for(cell: LSTMCell | LSTM, capacity: int) -> PoolMemory:
-        """Return the bytes that `StatePool(cell, capacity)` would hold. This allocates none of them.
+        """Return the bytes that `StatePool(cell, capacity)` would hold, without allocating them.
 
-        `plans` is 0, as in a pool that hasn't stepped yet. `resize` holds the states of both capacities for a moment.
+        `plans` is 0, as in a pool that hasn't stepped yet. During `resize`, a pool holds the states of both capacities.
 
         Raises:
             TypeError, ValueError: as for `StatePool(cell, capacity)`.
@@ -162,10 +162,10 @@ class StatePool(Generic[State]):
         return self._calls.run(self._slots.allocate, check_size("n", n, 0))
 
     def fork(self, parents: Any) -> NumpyArray:
-        """Make a free slot live for each parent, with a copy of its state, and return them: an int64 array (n,).
+        """Allocate a slot for each parent, with a copy of its state. Return the slots as an int64 array (n,).
 
-        A parent may come several times, as in a beam search. Parents stay live. The slots are those that `allocate(n)`
-        would return. On a GPU the states are copied there, and the host doesn't wait.
+        Parents may repeat, as in a beam search, and stay live. The slots are those that `allocate(n)`
+        would return. On a GPU the copies stay there, and the host doesn't wait.
 
         Args:
             parents: (n,) live slots, in any order.
@@ -280,8 +280,8 @@ class StatePool(Generic[State]):
         """Change the number of slots. Live slots keep their numbers and states.
 
         If memory runs out, or anything else fails, the pool is unchanged. The states move to new memory, so the pool
-        holds both for a moment. Steps stay prepared for as many rows as before. Added slots are free, and come after
-        other free slots. On a GPU, steps use the kernels of a new pool of this capacity.
+        briefly holds both. Steps stay prepared for as many rows as before. Added slots are free, and are allocated
+        after other free slots. On a GPU, steps use the kernels of a new pool of this capacity.
 
         Raises:
             TypeError: `capacity` is not an int.

@@ -1,4 +1,4 @@
-"""PoolCalls: runs the calls of a pool one after the other, and lets them run between the parts of a save."""
+"""PoolCalls: runs the calls of a pool one after another, also between the parts of a save."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fusedlstm.state import LSTMState
 
 _Result = TypeVar("_Result")
-# A save pauses after each turn, for so many times the turn. Otherwise calls that wait could come too late again and
-# again, as a lock isn't fair.
+# A save pauses after each turn, for this many times the turn's duration. Locks aren't fair, so waiting calls could
+# otherwise starve.
 _PAUSES = 4.0
 
 
@@ -33,13 +33,13 @@ class PoolCalls:
     """
 
     def __init__(self, slots: PoolSlots, is_captured: Callable[[], bool] | None) -> None:
-        # Reentrant, as a call in the middle of another one in the same thread would otherwise wait for ever.
+        # Reentrant, as a call in the middle of another one in the same thread would otherwise deadlock.
         self.lock = threading.RLock()
         self._slots, self._is_captured = slots, is_captured
         self._is_in_a_call = False  # whether the thread with the lock is in a call
 
     def run(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
-        """Do the work of a call when no other call is running.
+        """Run the work of a call once no other call is running.
 
         An interrupt can come between two statements. It can't come while a `with` takes or releases a lock, or before
         the first statement of `try` or `finally`. So this is safe to interrupt anywhere.
@@ -71,7 +71,7 @@ class PoolCalls:
                 self._is_in_a_call = False
 
     def release(self, slots: Any) -> None:
-        """Free slots now. In the middle of another call of this thread, free them when that one ends.
+        """Free slots now. In the middle of another call of this thread, free them when that call ends.
 
         While the caller captures a current stream, the next call frees them.
         """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fusedlstm.pool_snapshot import PoolSnapshot
 
 _AT_ONCE = 1 << 26  # bytes of states to copy to or from the host at once
-# Bytes of states that one turn of a snapshot copies. Other calls wait for a turn, so it must be shorter than a step.
+# Bytes of states that one turn of a snapshot copies. Other calls wait for a turn, so it must be short.
 _A_TURN = 1 << 20
 
 
@@ -39,8 +39,8 @@ class PoolSlots:
         maker: the name of the function that makes arrays, for messages.
 
     Attributes:
-        table: which slots are live. `resize` and `replace` put another in its place.
-        engine: holds and steps the states. `resize` puts another in its place.
+        table: which slots are live. `resize` and `replace` replace it.
+        engine: holds and steps the states. `resize` replaces it.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class PoolSlots:
         self.engine.write(slots, states)
 
     def checked(self, slots: Any, wanted: Wanted = SLOTS) -> NumpyArray:
-        """Return a caller's slots as an int64 array. Raise unless all are as wanted."""
+        """Return a caller's slots as an int64 array. Raise if any is not as wanted."""
         return self.table.checks.check(self._on_host(slots, wanted.name), wanted)
 
     def _on_host(self, slots: Any, name: str = SLOTS.name) -> Any:
@@ -199,7 +199,7 @@ class PoolSlots:
     def keep(self, slots: Array) -> None:
         """Copy the states of slots, which are about to change, for the snapshots that still need them.
 
-        Those of a step may be on a device. They are then fetched, and those that can't be stepped are ignored.
+        A step's slots may be on a device. They are then fetched, and invalid slots are ignored.
         """
         if not self.snapshots:
             return
@@ -240,7 +240,7 @@ class PoolSlots:
                 raise
 
     def resize(self, capacity: int, engines: Sequence[Any]) -> None:
-        """Change the capacity, and keep the live slots and their states. The pool steps with these engines."""
+        """Change the capacity, and keep the live slots and their states. `engines` step the pool."""
         slots, before = self.table.live_slots(), (self.table, self.engine)
         if slots.size and slots[-1] >= capacity:
             hint = "Release it first. To keep its state, use read, and write it to another slot"

@@ -85,22 +85,22 @@ class PoolSnapshot:
             self.go_on()
 
     def _copy(self, slots: NumpyArray) -> None:
-        """Copy the states of slots. After an interrupt this is done again, before any of them changes."""
+        """Copy the states of slots. An interrupted copy is repeated before any of the states changes."""
         if not slots.size:
             return
         try:
             fetched = self._fetch(slots)
-        except MemoryError as error:  # only the owner fails, and not the call that changes these states
+        except MemoryError as error:  # the owner raises it, not the call that changes these states
             self.error, self._next = error.with_traceback(None), len(self.slots)
             return
         self._copied.append((slots, fetched))
         self._needed[slots] = False
 
     def touch(self) -> None:
-        """Write to all memory of `states`, as the system provides it only then. That can take longer than a step."""
+        """Write to all memory of `states`. The system provides it only then, which can take longer than a step."""
         for state in self.states:
             for array in (state.h, state.c):
-                array.reshape(-1).view(np.uint8).fill(0)  # of bytes, so that other threads run meanwhile
+                array.reshape(-1).view(np.uint8).fill(0)  # as bytes, so that other threads run meanwhile
 
     def place(self) -> None:
         """Move the states that have been copied to `states`."""

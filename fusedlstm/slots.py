@@ -1,7 +1,7 @@
-"""The table of a pool's slots: which are live, and which come next.
+"""The table of a pool's slots: which are live, and which are allocated next.
 
-The table is in host memory and has no lock. Only the constructor, `resized`, `live_slots` and `live_flags` take longer
-in a larger pool.
+The table is in host memory and has no lock. Only the constructor, `resized`, `live_slots` and `live_flags` take time
+in proportion to the capacity.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Measured:
     def updated(
         self, *, rows: Mapping[int, Times] | None = None, sequences: Mapping[int, Times] | None = None
     ) -> Measured:
-        """Return this with newer times of some numbers of rows."""
+        """Return a copy with newer times for some numbers of rows."""
         return Measured({**self.rows, **(rows or {})}, now(), {**self.sequences, **(sequences or {})})
 
 

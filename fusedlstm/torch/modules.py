@@ -1,4 +1,4 @@
-"""What both modules share: parameters under PyTorch's names, their first values, and weights in both directions."""
+"""What both modules share: parameters under PyTorch's names, their initial values, and conversions of weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Cells(torch.nn.Module):
     Args:
         forms: the form of each cell.
         suffixes: the suffix of each cell's names.
-        forget_bias: added to the first values of the forget gates' biases.
+        forget_bias: added to the initial values of the forget gates' biases.
         device: the parameters' device.
         dtype: the parameters' dtype.
 
@@ -159,7 +159,7 @@ class Cells(torch.nn.Module):
         return zeros
 
     def _cast(self, value: Any, dtype: torch.dtype | None = None) -> Any:
-        """Return a tensor in a dtype, or in the module's, under autocast. Return anything else unchanged."""
+        """Under autocast, return a tensor in a dtype; None for the module's. Return anything else unchanged."""
         if torch.is_autocast_enabled("cpu") and isinstance(value, torch.Tensor) and value.is_floating_point():
             return value.to(self._dtype if dtype is None else dtype)
         return value
@@ -190,5 +190,5 @@ def _check_no_tangents(tensors: Sequence[Tensor]) -> None:
 
 
 def states_of(tensors: Sequence[Tensor]) -> tuple[LSTMState, ...]:
-    """Return states from h and c of each in turn."""
+    """Return states from h and c of each, in turn."""
     return tuple(LSTMState(h=h, c=c) for h, c in zip(tensors[::2], tensors[1::2], strict=True))

@@ -1,4 +1,4 @@
-"""Time each kernel's steps of a layer: the results first, then the times, in turns. The steps are single or in runs."""
+"""Time each kernel's steps of a layer, single or in runs. Check the results first, then time all kernels in turns."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     Check: TypeAlias = Callable[[], str | None]  # returns what is wrong with the results
     Timer: TypeAlias = Callable[[Work, int], float]  # takes work, and how many times to do it
 
-STEPS = 64  # of a run, as many as a graph of a call has at most
-_FEWEST_STEPS = 4  # the smallest graph of a call that can scan
+STEPS = 64  # in a run, as in the largest graph of a call
+_FEWEST_STEPS = 4  # in the smallest graph of a call that can scan
 _MOST_BUFFERS = 256 << 20  # bytes of the inputs and outputs of a run, as each kernel has its own
 _TURNS = 9
-_BURST = 400e-6  # seconds of the work that is timed as one
+_BURST = 400e-6  # seconds of work in one timing
 _MOST_TIMES = 40  # in a burst
 
 
@@ -53,7 +53,7 @@ def measure_steps(weights: LSTMWeights, layer: Layer, B: int, *, backend: str, p
         B: the number of rows.
         backend: "cuda" or "cuda:<index>".
         precision: as in LSTMCell.
-        timer: does some work many times, and returns the mean seconds.
+        timer: repeats some work, and returns the mean seconds.
     """
     inputs = Periodic(weights, layer.arithmetic)
 
@@ -77,7 +77,7 @@ def measure_sequences(
     def made(kernel: str) -> tuple[Work, Check]:
         lstm = LSTM(weights, backend=backend, precision=precision, kernel=kernel)
         if lstm.kernels(T, B) != (kernel,):
-            raise RuntimeError("calls with so many rows take too few steps at once")
+            raise RuntimeError("with this many rows, a call runs too few steps at once")
         sequencer = lstm.sequencer(T, B)
         return sequencer.run, lambda: inputs.complaint_of_run(lstm, sequencer)
 
@@ -141,5 +141,5 @@ def _noting(found: Found, kernel: str) -> Iterator[None]:
 
 
 def _burst(seconds: float) -> int:
-    """Return how many times to do the work that is timed as one."""
+    """Return how often to repeat the work in one timing."""
     return max(1, min(_MOST_TIMES, round(_BURST / max(seconds, 1e-7))))

@@ -1,4 +1,4 @@
-"""StatePool.resize and memory_for: pools grow and shrink, and their memory is known beforehand."""
+"""StatePool.resize and memory_for: pools grow and shrink, and their memory is known in advance."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_a_resized_pool_steps_like_the_old_one(backend):
 
 
 def test_free_slots_keep_their_order(backend):
-    """Slots that were added come after all others, and those above a smaller capacity are gone."""
+    """Added slots come after all others, and slots above a smaller capacity are gone."""
     pool = filled(cell_of(backend), 6, 5)
     pool.release([3, 1])
     pool.resize(8)
@@ -150,7 +150,7 @@ def test_a_failed_resize_changes_nothing(failing, backend, monkeypatch):
 
 
 def test_prepared_steps_stay_prepared(backend):
-    """A resized pool keeps the buffers of as many rows, or has made them anew."""
+    """A resized pool has buffers for as many rows as before."""
     owner = cell_of(backend)
     pool = filled(owner, 9, 5)
     pool.prepare(40)
@@ -216,7 +216,7 @@ def test_memory_for_odd_sizes(units, projected, backend):
 
 
 def test_memory_for_allocates_nothing(backend):
-    """It works for more than any machine has."""
+    """It works for capacities beyond any machine's memory."""
     owner = cell_of(backend)
     some, many = StatePool.memory_for(owner, 2048), StatePool.memory_for(owner, 2**31 - 1)
     assert 2048 * many.states == (2**31 - 1) * some.states

@@ -143,7 +143,7 @@ def test_loading_is_kept_out(backend, monkeypatch, tmp_path):
 
 
 def test_a_busy_pool_ends_a_snapshot(backend, monkeypatch):
-    """Calls that change states copy the parts, if the save itself gets no turn."""
+    """If the save itself gets no turn, calls that change states copy the parts."""
     some = filled(owner_of(backend), monkeypatch)
     wanted = contents(some)
     snapshot = begun(some)
@@ -159,7 +159,7 @@ def test_a_busy_pool_ends_a_snapshot(backend, monkeypatch):
 
 
 def rows_by_turn(some, monkeypatch):
-    """Return a list to which each later call of the pool adds how many slots' states it reads."""
+    """Return a list. Each later call of the pool appends the number of slots whose states it reads."""
     run, read, turns = some._calls.run, some._engine.read, []
 
     def counted_run(*arguments):
@@ -176,7 +176,7 @@ def rows_by_turn(some, monkeypatch):
 
 
 def test_a_save_takes_short_turns(backend, monkeypatch, tmp_path):
-    """The pool is locked while a few states are copied, never for all."""
+    """The pool is locked while a few states are copied, never while all are."""
     some = filled(owner_of(backend), monkeypatch)
     turns = rows_by_turn(some, monkeypatch)
     some.save(tmp_path / "pool")
@@ -241,7 +241,7 @@ class Worker:
 
 
 def saved_beside_a_worker(owner, monkeypatch, path, seed):
-    """Save beside a worker. Return the file's content, and all contents that the pool had."""
+    """Save while a worker runs. Return the file's content, and all contents that the pool had."""
     some, twin = filled(owner, monkeypatch), filled(owner, monkeypatch)
     worker = Worker(some, seed)
     worker.thread.start()
@@ -264,7 +264,7 @@ def test_a_save_beside_steps_is_of_one_moment(seed, monkeypatch, tmp_path):
 
 
 def test_a_torn_save_is_found(monkeypatch, tmp_path):
-    """Plant a fault and find it: nothing is kept before it changes."""
+    """Plant a fault and find it: states aren't kept before they change."""
     monkeypatch.setattr(pool_slots.PoolSlots, "keep", lambda self, slots: None)
     monkeypatch.setattr(pool_calls, "_PAUSES", 50.0)  # so that the worker makes calls between two parts
     owner = owner_of("numpy")
@@ -382,7 +382,7 @@ def test_a_save_frees_its_memory(monkeypatch, tmp_path):
 
 
 def test_an_interrupted_step_is_kept_out(monkeypatch):
-    """A step that is interrupted while it copies states for a snapshot has done nothing, or all of its work."""
+    """A step that is interrupted while it copies states for a snapshot has changed no state, or all of its states."""
     owner = owner_of("numpy")
     x, slots = inputs(owner, 3), [29, 2, 15]
     for moment in itertools.count(1, 5):

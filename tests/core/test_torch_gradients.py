@@ -41,7 +41,7 @@ def arguments_of(case):
 
 
 def weighted(results, seed=0):
-    """Return a sum of all elements with random weights, so that each has another gradient."""
+    """Return a randomly weighted sum of all elements, so that each has its own gradient."""
     generator = torch.Generator().manual_seed(seed)
     return sum((torch.randn(each.shape, generator=generator, dtype=each.dtype) * each).sum() for each in results)
 

@@ -572,7 +572,7 @@ def test_a_prepared_pool_loads_nothing(monkeypatch):
 
 
 def test_a_fork_stays_on_the_device():
-    """The host waits for nothing, and fetches nothing. Other streams' work comes before it."""
+    """The host neither waits nor fetches. The fork runs after other streams' work."""
     owner, pool = make()
     pool.resize(60)
     pool.fork([1, 1])  # so that CuPy has its kernels

@@ -1,4 +1,4 @@
-"""Mistakes in the backward pass: each term dropped once, each sign flipped once, and what else is easily wrong.
+"""Mistakes in the backward pass: each term dropped once, each sign flipped once, and other easy mistakes.
 
 A test plants one at a time in the module's source, and runs the new code in its place.
 """
@@ -34,7 +34,7 @@ class Fault:
 
 @contextlib.contextmanager
 def planted(fault):
-    """Run a module's changed source in its place, also where other modules have imported names of it."""
+    """Run a module's changed source in its place, also where other modules have imported its names."""
     module = importlib.import_module(f"{PACKAGE}.{fault.module}")
     before = dict(vars(module))
     changed = dict(before)

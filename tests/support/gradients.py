@@ -74,7 +74,7 @@ def exact(case, d_outputs, d_state):
 
 
 def largest_difference(got, wanted):
-    """Return the largest difference of named gradients, relative beyond 1. It is infinite for other shapes and NaN."""
+    """Return the largest difference of named gradients, relative above 1. Other shapes and NaN give infinity."""
     assert got.keys() == wanted.keys()
     largest = 0.0
     for name, array in wanted.items():

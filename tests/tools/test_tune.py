@@ -399,7 +399,7 @@ def test_sequences_use_the_fastest(winner, files, made_up, folder):
 
 @needs_cuda
 def test_measured_scans_take_more_rows(files):
-    """The table scans up to 4096 rows. Times of more may say that this is still the fastest."""
+    """The table scans up to 4096 rows. For more rows, measured times may still choose a scan."""
     _, weights = files
     assert LSTM(weights, backend="cuda").kernels(64, 5000) != ("scan",)
     layer = measured.Layer.of(weights, "highest")
@@ -428,7 +428,7 @@ def test_pieces_have_the_bits_of_a_call(winner, files):
 
 @needs_cuda
 def test_runs_are_timed_in_turns(files, made_up):
-    """A burst lasts about as long as that of single steps, so it has fewer runs."""
+    """A burst of runs lasts about as long as one of single steps, so it has fewer runs."""
     path, _ = files
     made_up(wins("matmul"), lambda kernel, B: 10e-6)
     assert tune(path / "cell", "--batch", 8) == 0
@@ -480,7 +480,7 @@ def test_a_wrong_run_is_not_timed(fault, files, made_up, monkeypatch, capsys):
 @needs_cuda
 @pytest.mark.parametrize("name", ["float64", "float32", "tf32", "float16", "bfloat16"])
 def test_right_runs_pass(name):
-    """The weights have many options. Those of TF32 don't project, as a scan of it can't."""
+    """The weights have many options. Those in TF32 have no projection, which its scan can't do."""
     about = ("float32", "high") if name == "tf32" else (name, "highest")
     options = {"peephole": True, "zoneout_h": 0.1, "zoneout_c": 0.2, "cell_clip": 3.0}
     if name != "tf32":
@@ -503,7 +503,7 @@ def test_sequences_without_a_kernel_are_said(files, made_up, monkeypatch, capsys
     monkeypatch.setattr(static_sequence, "_MOST_BUFFERS", 1)
     made_up(wins("tensor_small"))
     assert tune(path / "cell", "--batch", 8) == 0
-    assert "scan can't run: calls with so many rows take too few steps at once" in capsys.readouterr().out
+    assert "scan can't run: with this many rows, a call runs too few steps at once" in capsys.readouterr().out
     assert LSTM(weights, backend="cuda").kernels(64, 8) == ("tensor_small",)
 
 
@@ -633,7 +633,7 @@ def test_times_survive_their_file():
 
 @needs_cuda
 def test_files_without_sequences_are_read(kept, caplog):
-    """They are of single steps, as the first versions wrote them. The table chooses for sequences."""
+    """The first versions wrote times of single steps only. The table chooses for sequences."""
     file, weights = kept
     content = json.loads(file.read_text())
     del content[OF_SEQUENCES]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from fusedlstm.backends.numpy.timeline import Timeline
     from fusedlstm.weights import LSTMWeights
 
-# The most elements of d_z, and the most steps, between two products over all rows of these steps. The products are
-# large enough to be fast, and the memory is bounded.
+# The most elements of d_z, and the most steps, in one product over all rows of these steps. Such products are large
+# enough to be fast, and their memory is bounded.
 _CHUNK = 1 << 21
 _MOST_STEPS = 64
 
@@ -49,7 +49,7 @@ class Piece:
 
 
 class Backward:
-    """The backward pass of one direction. `run` takes its pieces, from the last one in the direction's order.
+    """The backward pass of one direction. Pass its pieces to `run`, from the last one in the direction's order.
 
     Args:
         weights: the weights of the direction.
@@ -171,7 +171,7 @@ class Backward:
             self._sums["peephole"][row] += np.einsum("bn,bn->n", d_z[rows, gate], seen[rows])
 
     def _reset(self, rows: NumpyArray) -> None:
-        """Move the gradients of marked rows from the state to what it was reset to."""
+        """Move the gradients of marked rows from the state to `reset_to`."""
         for part in ("h", "c"):
             d = getattr(self.d_state, part)
             if self.d_reset is not None:
