@@ -444,8 +444,9 @@ class LSTM(Sequenceable):
             run, outputs, _ = self._prepared(exchange, xs, state, lengths, mask, is_first, reset_to)
             run.reverse, run.repeats = reverse, masked_outputs == "last"
             forward = Forward(self._backend, training, self._layers.engines, run, xs, checkpoint_every)
+            finals = run.finals
             forward.start()
-            finals = tuple(exchange.lend_state(each) for each in run.finals)
+            finals = tuple(exchange.lend_state(each) for each in finals)
             return exchange.lend(outputs), finals, LSTMPullback(forward, self._checks, _MAKER)
 
     def _check_options(self, masked_outputs: str, reverse: bool, strict: bool = False) -> None:

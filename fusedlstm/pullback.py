@@ -50,6 +50,7 @@ class Forward:
             for flags in (self.run.lengths, self.run.mask, self.run.is_first)
         )
         self.saved.append(self.training.forward(self.engines, self.run, every=self.every, is_step=is_step))
+        self.run.outputs, self.run.finals = self.run.outputs[:0].copy(), ()  # the results are the caller's alone
 
     def backward(self, d_outputs: Array | None, d_finals: Sequence[LSTMState] | None, *, retain: bool) -> LSTMGradients:
         """Run the backward pass. Release the memory, unless `retain` is set or this raises."""

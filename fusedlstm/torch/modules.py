@@ -183,7 +183,7 @@ class Cells(torch.nn.Module):
 
 def _check_no_tangents(tensors: Sequence[Tensor]) -> None:
     """Raise NotImplementedError in forward mode, where PyTorch would take the tangents of results as zeros."""
-    if any(unpack_dual(each).tangent is not None for each in tensors):
+    if any(unpack_dual(each).tangent is not None for each in tensors):  # type: ignore[no-untyped-call]
         raise NotImplementedError(
             "fusedlstm.torch has no derivatives in forward mode: use backward or torch.autograd.grad, or torch.nn.LSTM"
         )

@@ -1,6 +1,7 @@
 """Gradients of an LSTM's and a cell's vjp: torch.autograd, finite differences and other systems give the same ones."""
 
 import dataclasses
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -56,6 +57,20 @@ def one_step(seed, reset):
     (d_state,) = random_states(rng, case.weights, 3)
     first, (to,) = case.options.get("is_first"), case.options.get("reset_to", (None,))
     return weights, case.xs[0], case.states[0], d_state, None if first is None else first[0], to
+
+
+@pytest.mark.parametrize("reset", [None, "zero", "one row", "rows"])
+def test_step_of_no_rows(reset):
+    weights, x, state, d_state, first, to = one_step(0, reset)
+    nothing, none = (LSTMState(h=each.h[:0], c=each.c[:0]) for each in (state, d_state))
+    to = LSTMState(h=to.h[:0], c=to.c[:0]) if reset == "rows" else to
+    first = None if first is None else first[:0]
+    new, pullback = LSTMCell(weights, backend="numpy").vjp(x[:0], nothing, is_first=first, reset_to=to)
+    assert new.h.shape == (0, weights.output_size)
+    got = pullback(none)
+    assert got.x.shape == (0, weights.input_size)
+    assert all(array.shape == weights.arrays()[name].shape for name, array in got.weights.arrays().items())
+    assert not any(array.any() for array in of_cell(got).values())
 
 
 RESETS = st.sampled_from([None, "zero", "one row", "rows"])
@@ -442,6 +457,16 @@ def test_gradients_by_several_threads():
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(8)))
+
+
+@pytest.mark.parametrize("retain", [False, True])
+def test_pullback_holds_no_results(retain):
+    case = small()
+    outputs, finals, pullback = LSTM(case.weights, backend="numpy").vjp(case.xs, case.states)
+    pullback(outputs, finals, retain=retain)
+    results = [weakref.ref(each) for each in (outputs, *(part for state in finals for part in (state.h, state.c)))]
+    del outputs, finals
+    assert all(result() is None for result in results)
 
 
 def test_failed_pullback_can_be_called_again():

@@ -75,7 +75,8 @@ def _one_step(engine: NumpyCell, xs: NumpyArray, run: SequenceRun, record: Recor
     (state,), (final,) = run.states, run.finals
     reset = None if run.reset_to is None else engine.prepare_reset(run.reset_to[0].h, run.reset_to[0].c)
     first = None if run.is_first is None else run.is_first[0]
-    engine.run(xs[0], state.h, state.c, record.h[0], record.c[0], first, reset)
+    if len(state.c):  # an array without rows has no memory that tells a step
+        engine.run(xs[0], state.h, state.c, record.h[0], record.c[0], first, reset)
     final.h[...], final.c[...] = record.h[0], record.c[0]
 
 
