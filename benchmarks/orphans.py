@@ -1,7 +1,7 @@
-"""Let child processes end with this one, even if it is killed. Only Linux offers that: elsewhere they run to their end.
+"""End child processes with this one, even if it is killed. Only Linux supports that; elsewhere they run to their end.
 
-This file is also the program that asks for it, and then becomes the child's own. With subprocess's preexec_fn, other
-libraries' hooks of forks would run, and JAX's warns.
+This file is also a program that asks for this, and then becomes the child's program. subprocess's preexec_fn would run
+other libraries' fork hooks, and JAX's warns.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1  # the number of Linux's call for this
+_PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 _NOT_FOUND = 127  # a shell's status
 
 
@@ -24,7 +24,7 @@ def ending(command: list[str]) -> list[str]:
 
 def _main(parent: str, *command: str) -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it ended before that
+    if os.getppid() != int(parent):  # the parent ended before this
         return 1
     try:
         os.execvp(command[0], command)

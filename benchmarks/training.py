@@ -1,8 +1,8 @@
-"""The time and memory of a forward and a backward pass, beside PyTorch's: python -m benchmarks training [RESULT.json].
+"""Time and memory of a forward and a backward pass, beside PyTorch's: python -m benchmarks training [RESULT.json].
 
 It compares `LSTM.vjp` with `torch.nn.LSTM`, which can't reset rows, and with `torch.nn.LSTMCell` unrolled in Python.
-All run in turns in this process, on one thread. CPU time is counted, so other processes matter less. Each peak of
-memory is that of a process of its own.
+All run in turns in this process, on one thread. CPU time is measured, so other processes matter less. Each peak of
+memory is measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from benchmarks import orphans
 from benchmarks.machine import ROOT, cpu_model, when
 from benchmarks.units import quantity, ratio
 
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 T, B, I, N = 128, 128, 256, 256
-RESETS = 0.03  # the part of rows that a step resets
+RESETS = 0.03  # the fraction of rows that a step resets
 TURNS = 15
 OURS, CHECKPOINTS = "fusedlstm", "fusedlstm, checkpoint_every=16"
 TORCH, UNROLLED = "torch.nn.LSTM", "torch.nn.LSTMCell, unrolled"
 
 
 class Row(NamedTuple):
-    """The median CPU time of both passes, and the memory at their peak beyond that of inputs and weights."""
+    """The median CPU time of both passes, and their peak memory beyond that of inputs and weights."""
 
     what: str
     resets: bool
@@ -111,7 +112,7 @@ CALLS: dict[tuple[str, bool], Callable[[], Callable[[], object]]] = {
 
 
 def peak() -> int:
-    """Return the peak of this process's memory so far, in bytes. It is known on Linux."""
+    """Return the peak of this process's memory so far, in bytes. This needs Linux."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
@@ -124,7 +125,12 @@ def peak_bytes(number: int) -> int:
     )
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+        orphans.ending([sys.executable, "-c", program]),
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return int(done.stdout)
 

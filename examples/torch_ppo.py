@@ -20,9 +20,9 @@ from fusedlstm import LSTMState
 from fusedlstm.torch import LSTM
 
 B, T, N = 16, 128, 64  # environments, steps of a rollout, units
-EPOCHS, PARTS = 4, 4  # passes over a rollout, and parts of its environments in each
+EPOCHS, PARTS = 4, 4  # passes over a rollout, and minibatches of environments in each
 GAMMA, LAMBDA, CLIP = 0.99, 0.95, 0.2
-LONGEST, WANTED, LAST = 500, 450, 50  # steps of an episode, their mean at which to stop, over so many episodes
+LONGEST, WANTED, LAST = 500, 450, 50  # most steps of an episode; stop at this mean over the last 50 episodes
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--seed", type=int, default=0)

@@ -60,13 +60,13 @@ class LSTMCell(Steppable[LSTMState]):
             a second kernel. They need compute capability 8.0. "tensor_large" (for many rows), "tensor_medium" and
             "tensor_small" (for few rows) use tensor cores, for float16, bfloat16, and float32 with precision="high".
             "simt" uses fma, for float32 and float64.
-        threads: the most threads of a call on NumPy, in Steppers and pools too. A GPU ignores it. None uses as many as
-            NumPy's BLAS has, which is often one for each core, and so does a larger number. If there are more threads
-            than idle cores, the log says so once. With few rows, one thread is often fastest and steadiest. OpenBLAS
-            has one number of threads for the whole process. So during a call, products in other threads use no more
-            than that either, and their last bits may differ. Setting and restoring the number takes a small part of a
-            step, even of one row. The environment variable OPENBLAS_NUM_THREADS takes no time, and can also raise the
-            number.
+        threads: the most threads of a call on NumPy, in Steppers and pools too. A GPU ignores it. None, or a
+            number above that of NumPy's BLAS, uses as many as the BLAS has, which is often one for each core. If there
+            are more threads than idle cores, the log says so once. With few rows, one thread is often fastest and
+            steadiest. OpenBLAS has one number of threads for the whole process. So during a call, products in other
+            threads use no more than that either, and their last bits may differ. Setting and restoring the number takes
+            a small part of a step, even of one row. The environment variable OPENBLAS_NUM_THREADS takes no time, and
+            can also raise the number.
 
     Raises:
         TypeError: `weights` is not an LSTMWeights, a flag is not a bool, `kernel` is not a str, or `threads` is not an
@@ -265,7 +265,7 @@ class LSTMCell(Steppable[LSTMState]):
             self._checks.check_out(out, x, state, is_first, reset_to)
             self._out.remember(state, out)
         if self._warns:
-            self._warn_of_large_h(h, is_first)
+            self._warn_of_large_h(h, is_first, 4)
         engine = self._engine
         reset = None if reset_to is None else engine.prepare_reset(reset_to.h, reset_to.c)
         engine.run(x, h, c, out.h, out.c, is_first, reset)
@@ -274,7 +274,7 @@ class LSTMCell(Steppable[LSTMState]):
     def vjp(
         self, x: Array, state: LSTMState, *, is_first: Any = None, reset_to: LSTMState | None = None
     ) -> tuple[LSTMState, CellPullback]:
-        """Take one step as a call does, and return a function for its gradients, too.
+        """Take one step as a call does, and also return a function for its gradients.
 
         This is for training without a framework, on NumPy, in float32 or float64. Gradients flow as in `LSTM.vjp`:
 
@@ -326,7 +326,7 @@ class LSTMCell(Steppable[LSTMState]):
             forward = Forward(self._backend, training, self._engines, run, x)
             forward.start(is_step=True)
             if self._warns:
-                self._warn_of_large_h(old.h, None if flags is None else flags[0])
+                self._warn_of_large_h(old.h, None if flags is None else flags[0], 3)
             return exchange.lend_state(new), CellPullback(forward, checks)
 
     def _check_inputs(self, x: Array, state: LSTMState, signature: Any) -> None:
@@ -334,12 +334,12 @@ class LSTMCell(Steppable[LSTMState]):
         self._checks.check_inputs(x, state)
         self._known.add(signature)
 
-    def _warn_of_large_h(self, h: Array, is_first: Array | None) -> None:
+    def _warn_of_large_h(self, h: Array, is_first: Array | None, stacklevel: int) -> None:
         largest = self._backend.largest_over_1(h, is_first)
         if largest:
             warnings.warn(
                 f"state.h holds {largest:g}, but a step can't produce |h| over 1: are h and c swapped?",
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
 
     def __reduce__(self) -> tuple[Any, ...]:

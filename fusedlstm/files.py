@@ -135,14 +135,14 @@ def is_ours(path: AnyPath) -> bool:
 
 
 def refuse_pipe(path: AnyPath) -> None:
-    """Raise WeightsFileError if a path leads to a pipe or a device: most readers go through a file more than once."""
+    """Raise WeightsFileError if a path leads to a pipe or a device, for readers that read a file more than once."""
     name = check_path("path", path)
     try:
         mode = os.stat(name).st_mode
-    except OSError:  # whoever opens it says what is wrong
+    except OSError:  # opening the file raises a better error
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise WeightsFileError(f"{name} is a pipe or a device, but it is read more than once: save it to a file first")
+        raise WeightsFileError(f"{name} is a pipe or device, but must be read more than once: save it to a file first")
 
 
 @contextlib.contextmanager

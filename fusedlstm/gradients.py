@@ -41,8 +41,8 @@ class CellGradients:
     Attributes:
         x: (B, I).
         state: h (B, P) and c (B, N), of the state before the step. Rows that were reset have zeros.
-        reset_to: h and c in the shape of `reset_to`, or None if that was None. If it has one row, this is the sum over
-            all rows that were reset.
+        reset_to: h and c in the shape of `reset_to`; None without it. If it has one row, this is the sum over all rows
+            that were reset.
         weights: the gradients of the weights, summed over the batch.
     """
 
@@ -59,8 +59,8 @@ class LSTMGradients:
     Attributes:
         xs: in the shape of xs. Steps that a row did not take have zeros.
         state: for each layer and direction, h (B, P) and c (B, N) of the state before the first step.
-        reset_to: for each layer and direction, h and c in the shape of `reset_to`, or None if that was None. A state of
-            one row gets the sum over all resets, one of B rows the sum over each row's resets.
+        reset_to: for each layer and direction, h and c in the shape of `reset_to`; None without it. A state of one row
+            gets the sum over all resets. In a state of B rows, each row gets the sum over its own resets.
         weights: for each layer and direction, in the order of `weights.layers`, the gradients of its weights, summed
             over steps and rows.
     """

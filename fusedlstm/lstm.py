@@ -71,8 +71,8 @@ class LSTM(Sequenceable):
             the other kernels are faster in total. Here, the name may also be "scan", for sequences alone. It takes many
             steps in two launches, for layers of up to 128 units in float16, bfloat16, and float32 with
             precision="high". Only 16-bit layers may have a projection, to at most as many columns as units.
-            With None, measured times or a table say which sequences scan. Single steps, Steppers and pools choose as
-            with None. Their last bits may differ from those of a scan.
+            With None, measured times or a table say which sequences scan. "scan" is for sequences alone: single steps,
+            Steppers and pools choose as with None. Their last bits may differ from those of a scan.
         threads: the most threads of a call on NumPy, as in LSTMCell.
 
     Raises:
@@ -390,7 +390,7 @@ class LSTM(Sequenceable):
         masked_outputs: str = "zero",
         checkpoint_every: int | None = None,
     ) -> tuple[Array, States, LSTMPullback]:
-        """Run whole sequences as a call does, and return a function for their gradients, too.
+        """Run whole sequences as a call does, and also return a function for their gradients.
 
         This is for training without a framework, on NumPy, in float32 or float64:
 
@@ -399,15 +399,15 @@ class LSTM(Sequenceable):
             gradients.weights[0].weight_hh
 
         Outputs and states have the bits of a call. Gradients are exact, apart from rounding. They flow through every
-        step that a row takes. A reset stops them: they flow to `reset_to` instead. Through a clip they flow up to its
-        limit, and not outside, as in TensorFlow. A row that takes no step passes the gradient of its final state to its
+        step that a row takes. A reset stops them: they flow to `reset_to` instead. A clip passes them up to and at its
+        limit, but not beyond, as in TensorFlow. A row that takes no step passes the gradient of its final state to its
         initial state. `fusedlstm.backends.numpy.formula_vjp` is the formula.
 
         Don't change xs, the states and `reset_to` before the last call of the pullback, which reads them again.
         Lengths, masks and flags are copied.
 
         Args:
-            xs: as in a call. Likewise all arguments up to `masked_outputs`.
+            xs: as in a call.
             state: as in a call.
             lengths: as in a call.
             mask: as in a call.
@@ -415,9 +415,9 @@ class LSTM(Sequenceable):
             reset_to: as in a call.
             reverse: as in a call.
             masked_outputs: as in a call.
-            checkpoint_every: keep c after every so many steps, and take the steps in between again in the pullback.
-                That takes more time. Between the two passes it needs about a sixth of the memory. None keeps the gates
-                and c of every step.
+            checkpoint_every: the number of steps between checkpoints. Then only h of every step, and c at checkpoints,
+                are kept, and the pullback takes the steps in between again. That takes more time. With many steps
+                between checkpoints, about a sixth of the memory is kept. None keeps h, c and the gates of every step.
 
         Returns:
             The outputs and the final states, as in a call, and an LSTMPullback.
@@ -438,8 +438,9 @@ class LSTM(Sequenceable):
             run, outputs, _ = self._prepared(exchange, xs, state, lengths, mask, is_first, reset_to)
             run.reverse, run.repeats = reverse, masked_outputs == "last"
             forward = Forward(self._backend, training, self._layers.engines, run, xs, checkpoint_every)
+            finals = run.finals
             forward.start()
-            finals = tuple(exchange.lend_state(each) for each in run.finals)
+            finals = tuple(exchange.lend_state(each) for each in finals)
             return exchange.lend(outputs), finals, LSTMPullback(forward, self._checks, _MAKER)
 
     def _check_options(self, masked_outputs: str, reverse: bool, strict: bool = False) -> None:

@@ -43,7 +43,7 @@ class Placed(Generic[State]):
 
     @functools.cached_property
     def _training(self) -> TrainingEngine:
-        """The engine for gradients. It keeps memory from one call to the next.
+        """The engine for gradients. It keeps its memory between calls.
 
         Raises:
             NotImplementedError: the backend has none.

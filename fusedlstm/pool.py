@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, overload
 
 import numpy as np
 
-from fusedlstm.arrays.exchange import Exchange, in_order
+from fusedlstm.arrays.exchange import Exchange, in_order, is_captured
 from fusedlstm.errors import OtherWeightsWarning
 from fusedlstm.owner_states import first_array
 from fusedlstm.pool_calls import PoolCalls
@@ -63,6 +62,9 @@ class StatePool(Generic[State]):
     exception, so that finalizers can use it: it frees its slots when the other call ends. `live`, `slots`, `memory`
     and `kernels` may be read at any time.
 
+    Calls can't be part of your own CUDA graph. While you capture CuPy's or PyTorch's current stream, they raise
+    RuntimeError before any work. `release` then frees its slots in the next call.
+
     On NumPy, slots that were never allocated take no memory on most systems. On a GPU, a layer is one kernel, which
     finds its rows by their slots. If `kernels` says "matmul", steps use buckets of buffers instead. The number of
     rows in a bucket is a power of two. If all buckets together take more than 256 MiB, the least recently used are
@@ -91,7 +93,8 @@ class StatePool(Generic[State]):
         self._slots = PoolSlots(self._backend, self._owner_states, partial(_new_engine, cell), capacity, self._maker)
         first = self._owner_states.layer_checks[0]
         self._run_step = PoolStep(self._backend, first, weights.output_size, self._slots, self._maker)
-        self._calls = PoolCalls(self._slots)
+        captured = None if self._backend.name == "numpy" else partial(is_captured, self._backend)
+        self._calls = PoolCalls(self._slots, captured)
 
     @property
     def _engine(self) -> PoolEngine:
@@ -99,9 +102,9 @@ class StatePool(Generic[State]):
 
     @staticmethod
     def memory_for(cell: LSTMCell | LSTM, capacity: int) -> PoolMemory:
-        """Return the bytes that `StatePool(cell, capacity)` would hold. This allocates none of them.
+        """Return the bytes that `StatePool(cell, capacity)` would hold, without allocating them.
 
-        `plans` is 0, as in a pool that hasn't stepped yet. `resize` holds the states of both capacities for a moment.
+        `plans` is 0, as in a pool that hasn't stepped yet. During `resize`, a pool holds the states of both capacities.
 
         Raises:
             TypeError, ValueError: as for `StatePool(cell, capacity)`.
@@ -159,10 +162,10 @@ class StatePool(Generic[State]):
         return self._calls.run(self._slots.allocate, check_size("n", n, 0))
 
     def fork(self, parents: Any) -> NumpyArray:
-        """Make a free slot live for each parent, with a copy of its state, and return them: an int64 array (n,).
+        """Allocate a slot for each parent, with a copy of its state. Return the slots as an int64 array (n,).
 
-        A parent may come several times, as in a beam search. Parents stay live. The slots are those that `allocate(n)`
-        would return. On a GPU the states are copied there, and the host doesn't wait.
+        Parents may repeat, as in a beam search, and stay live. The slots are those that `allocate(n)`
+        would return. On a GPU the copies stay there, and the host doesn't wait.
 
         Args:
             parents: (n,) live slots, in any order.
@@ -277,8 +280,8 @@ class StatePool(Generic[State]):
         """Change the number of slots. Live slots keep their numbers and states.
 
         If memory runs out, or anything else fails, the pool is unchanged. The states move to new memory, so the pool
-        holds both for a moment. Steps stay prepared for as many rows as before. Added slots are free, and come after
-        other free slots. On a GPU, steps use the kernels of a new pool of this capacity.
+        briefly holds both. Steps stay prepared for as many rows as before. Added slots are free, and are allocated
+        after other free slots. On a GPU, steps use the kernels of a new pool of this capacity.
 
         Raises:
             TypeError: `capacity` is not an int.
@@ -321,7 +324,8 @@ class StatePool(Generic[State]):
 
         The states are those of one moment, which is early in the call. Other threads may use the pool meanwhile. Their
         calls wait for at most 1 MiB of states to be copied. A call that changes states which the file still needs first
-        copies those, too. On a GPU it waits for that.
+        copies those, too. On a GPU it waits for that. The copies take as much host memory as the states, or for a
+        moment about twice as much if such a call changes nearly all states.
 
         An interrupt leaves the old file or the new one. The next save removes the temporary file of a killed save.
 
@@ -338,8 +342,9 @@ class StatePool(Generic[State]):
         from fusedlstm import pool_files
 
         name = check_path("path", path)
+        weights = self._cell._layers_of_weights  # those of that moment
         saved, states = self._calls.snapshot(slots)
-        pool_files.save(name, self._cell._layers_of_weights, saved, states)
+        pool_files.save(name, weights, saved, states)
 
     def load(self, path: AnyPath) -> None:
         """Replace the pool's content with that of a file. A pool on any backend may have saved it.
@@ -357,12 +362,17 @@ class StatePool(Generic[State]):
         """
         from fusedlstm import pool_files
 
-        weights = self._cell._layers_of_weights
-        slots, states, made_by = pool_files.load(path, pool_files.StateSizes.of(weights), self.capacity)
+        weights, name = self._cell._layers_of_weights, check_path("path", path)
+        slots, states, made_by = pool_files.load(name, pool_files.StateSizes.of(weights), self.capacity)
         if made_by is not None and made_by != pool_files.fingerprint(weights):
-            said = f"{os.fsdecode(path)} holds states of other weights than this pool's. Was its model trained since?"
+            said = f"{name} holds states of other weights than this pool's. Was its model trained since?"
             warnings.warn(said, OtherWeightsWarning, stacklevel=2)
-        self._calls.run(self._slots.replace, slots, states)
+
+        def replace() -> None:
+            pool_files.check_capacity(name, slots, self.capacity)  # again, as another thread may have resized the pool
+            self._slots.replace(slots, states)
+
+        self._calls.run(replace)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a StatePool can't be copied or pickled: use save(path), and load(path) of another pool")

@@ -1,4 +1,4 @@
-"""PoolCalls: runs the calls of a pool one after the other, and lets them run between the parts of a save."""
+"""PoolCalls: runs the calls of a pool one after another, also between the parts of a save."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fusedlstm.pool_snapshot import PoolSnapshot
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.pool_slots import PoolSlots
-    from fusedlstm.pool_snapshot import PoolSnapshot
     from fusedlstm.state import LSTMState
 
 _Result = TypeVar("_Result")
-# A save pauses after each turn, for so many times the turn. Otherwise calls that wait could come too late again and
-# again, as a lock isn't fair.
+# A save pauses after each turn, for this many times the turn's duration. Locks aren't fair, so waiting calls could
+# otherwise starve.
 _PAUSES = 4.0
 
 
@@ -25,31 +26,37 @@ class PoolCalls:
 
     Args:
         slots: the pool's slots.
+        is_captured: returns whether the caller captures a current stream into a CUDA graph. None on NumPy.
 
     Attributes:
         lock: held during each call.
     """
 
-    def __init__(self, slots: PoolSlots) -> None:
-        # Reentrant, as a call in the middle of another one in the same thread would otherwise wait for ever.
+    def __init__(self, slots: PoolSlots, is_captured: Callable[[], bool] | None) -> None:
+        # Reentrant, as a call in the middle of another one in the same thread would otherwise deadlock.
         self.lock = threading.RLock()
-        self._slots = slots
+        self._slots, self._is_captured = slots, is_captured
         self._is_in_a_call = False  # whether the thread with the lock is in a call
 
     def run(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
-        """Do the work of a call when no other call is running.
+        """Run the work of a call once no other call is running.
 
         An interrupt can come between two statements. It can't come while a `with` takes or releases a lock, or before
         the first statement of `try` or `finally`. So this is safe to interrupt anywhere.
 
         Raises:
-            RuntimeError: another call of this thread is running.
+            RuntimeError: another call of this thread is running, or the caller captures a current stream.
         """
         with self.lock:
             if self._is_in_a_call:
                 raise RuntimeError(
                     "this StatePool is in the middle of a call in this thread, and a signal handler, a finalizer or a "
                     "callback called it again: call it afterwards"
+                )
+            if self._is_captured is not None and self._is_captured():
+                raise RuntimeError(
+                    "a StatePool's calls can't be captured into a CUDA graph: a replay would use the same slots and "
+                    "the same number of the step again. Call it between replays"
                 )
             try:
                 self._is_in_a_call = True
@@ -64,9 +71,12 @@ class PoolCalls:
                 self._is_in_a_call = False
 
     def release(self, slots: Any) -> None:
-        """Free slots now, or in the middle of another call of this thread, when that one ends."""
+        """Free slots now. In the middle of another call of this thread, free them when that call ends.
+
+        While the caller captures a current stream, the next call frees them.
+        """
         with self.lock:
-            if self._is_in_a_call:
+            if self._is_in_a_call or (self._is_captured is not None and self._is_captured()):
                 self._slots.release_later(slots)
             else:
                 self.run(self._slots.release, slots)
@@ -76,16 +86,20 @@ class PoolCalls:
 
         None means all live slots. Other calls run in between.
         """
-        snapshot = self.run(self._slots.begin_snapshot, slots)
+        snapshot = PoolSnapshot()
         try:
+            self.run(self._slots.begin_snapshot, snapshot, slots)
             snapshot.touch()
             while not snapshot.is_done:
                 time.sleep(_PAUSES * self.run(self._turn, snapshot))
                 snapshot.place()
         finally:
-            self.run(self._slots.end_snapshot, snapshot)
+            snapshot.is_over = True  # one statement, as another interrupt may come between two
         if snapshot.error is not None:
-            raise snapshot.error
+            try:
+                raise snapshot.error
+            finally:
+                del snapshot  # the error refers to this frame, and would keep the memory alive
         snapshot.place()
         return snapshot.slots, snapshot.states
 

@@ -86,9 +86,14 @@ def _load(name: str, sizes: StateSizes, capacity: int) -> tuple[NumpyArray, list
     if found != sizes:
         raise WeightsFileError(f"{name} holds states of layers (P, N) = {found}; this pool's are {sizes}")
     slots, states = files.build(name, _states_from_file, {"sizes": sizes, "arrays": arrays}, {})
+    check_capacity(name, slots, capacity)
+    return slots, states, weights
+
+
+def check_capacity(name: str, slots: NumpyArray, capacity: int) -> None:
+    """Raise WeightsFileError unless a pool of this capacity has a file's slots."""
     if slots.size and slots.max() >= capacity:
         raise WeightsFileError(f"{name} holds live slots up to {slots.max()}; this pool's capacity is {capacity}")
-    return slots, states, weights
 
 
 def _options_from_file(*, layers: Any, dtype: Any, weights: Any = None) -> tuple[StateSizes, int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import numpy as np
 from fusedlstm.arrays.exchange import Exchange, in_order
 from fusedlstm.arrays.host import to_host
 from fusedlstm.arrays.libraries import library_of
-from fusedlstm.pool_snapshot import PoolSnapshot
 from fusedlstm.slot_checks import PARENTS, SLOTS, Wanted
 from fusedlstm.slots import PROBLEMS, SlotTable
 from fusedlstm.state import LSTMState
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from fusedlstm.arrays.dtypes import Array, NumpyArray
     from fusedlstm.backends.base import Backend, PoolEngine
     from fusedlstm.owner_states import OwnerStates
+    from fusedlstm.pool_snapshot import PoolSnapshot
 
 _AT_ONCE = 1 << 26  # bytes of states to copy to or from the host at once
-# Bytes of states that one turn of a snapshot copies. Other calls wait for a turn, so it must be shorter than a step.
+# Bytes of states that one turn of a snapshot copies. Other calls wait for a turn, so it must be short.
 _A_TURN = 1 << 20
 
 
@@ -38,8 +39,8 @@ class PoolSlots:
         maker: the name of the function that makes arrays, for messages.
 
     Attributes:
-        table: which slots are live. `resize` and `replace` put another in its place.
-        engine: holds and steps the states. `resize` puts another in its place.
+        table: which slots are live. `resize` and `replace` replace it.
+        engine: holds and steps the states. `resize` replaces it.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class PoolSlots:
         self._layer_checks = owner.layer_checks
         self._new_engine = new_engine
         self._maker = maker
-        self.snapshots: list[PoolSnapshot] = []  # those that may still need states
+        # Those that may still need states. Their owners alone keep them and their memory alive.
+        self.snapshots: list[weakref.ref[PoolSnapshot]] = []
         self._is_audited = False  # whether the engine knows which slots are live, to check slots on a device
+        self._ending: NumpyArray | None = None  # those that `release_ending` freed last
 
     def allocate(self, n: int) -> NumpyArray:
         """Make n free slots live, with states of zeros, and return them."""
@@ -103,18 +106,22 @@ class PoolSlots:
         self.table.end_later(self._on_host(slots))
 
     def release_ending(self) -> None:
-        """Free the slots that were released in the middle of a call, such as by finalizers."""
+        """Free the slots that were released in the middle of a call, such as by finalizers.
+
+        If this fails or is interrupted, the next call frees those that are left.
+        """
         ending = self.table.ending
         while ending:
-            slots = ending.popleft()
+            slots = ending[0]
+            is_over = slots is self._ending and not self.table.are_live(slots)  # freed, but then interrupted
+            self._ending = slots
             try:
-                self.release(slots)
+                if not is_over:
+                    self.release(slots)
             except ValueError:  # the call itself has released them, too
+                ending.popleft()
                 raise
-            except BaseException:
-                if self.table.are_live(slots):
-                    ending.appendleft(slots)
-                raise
+            ending.popleft()
 
     def reset(self, slots: Any) -> None:
         """Set the states of these slots to zeros."""
@@ -129,7 +136,7 @@ class PoolSlots:
         self.engine.write(slots, states)
 
     def checked(self, slots: Any, wanted: Wanted = SLOTS) -> NumpyArray:
-        """Return a caller's slots as an int64 array. Raise unless all are as wanted."""
+        """Return a caller's slots as an int64 array. Raise if any is not as wanted."""
         return self.table.checks.check(self._on_host(slots, wanted.name), wanted)
 
     def _on_host(self, slots: Any, name: str = SLOTS.name) -> Any:
@@ -176,42 +183,42 @@ class PoolSlots:
 
     # Snapshots. Every method that changes states first passes the slots to `keep`.
 
-    def begin_snapshot(self, slots: Any) -> PoolSnapshot:
-        """Return a snapshot of these slots, or with None of all live slots. Call `end_snapshot` in the end."""
+    def begin_snapshot(self, snapshot: PoolSnapshot, slots: Any) -> None:
+        """Begin a snapshot of these slots, or with None of all live slots. It is over when its owner says so."""
         chosen = self.table.live_slots() if slots is None else np.sort(self.checked(slots))
         capacity = self.table.capacity
         rows = max(1, _A_TURN * capacity // self.engine.nbytes)
-        snapshot = PoolSnapshot(chosen, self._empty(len(chosen)), capacity, rows, self._fetched)
-        self.snapshots.append(snapshot)
-        return snapshot
+        snapshot.begin(chosen, self._empty(len(chosen)), capacity, rows, self._fetched)
+        self.snapshots = [weakref.ref(each) for each in (*self._unfinished(), snapshot)]
 
     def go_on(self, snapshot: PoolSnapshot) -> None:
         """Copy the next part of a snapshot."""
         with in_order(self._backend):
             snapshot.go_on()
 
-    def end_snapshot(self, snapshot: PoolSnapshot) -> None:
-        """Forget a snapshot."""
-        self.snapshots = [other for other in self.snapshots if other is not snapshot]
-
     def keep(self, slots: Array) -> None:
         """Copy the states of slots, which are about to change, for the snapshots that still need them.
 
-        Those of a step may be on a device. They are then fetched, and those that can't be stepped are ignored.
+        A step's slots may be on a device. They are then fetched, and invalid slots are ignored.
         """
         if not self.snapshots:
             return
-        if not isinstance(slots, np.ndarray):
+        snapshots = self._unfinished()
+        if snapshots and not isinstance(slots, np.ndarray):
             fetched = np.unique(to_host("slots", slots).astype(np.int64, copy=False))
             slots = fetched[(fetched >= 0) & (fetched < self.table.capacity)]
-        for snapshot in self.snapshots:
+        for snapshot in snapshots:
             snapshot.keep(slots)
-        self.snapshots = [snapshot for snapshot in self.snapshots if not snapshot.is_done]
+        self.snapshots = [weakref.ref(snapshot) for snapshot in snapshots if not snapshot.is_done]
 
     def _finish_snapshots(self) -> None:
         """Copy everything that snapshots still need, as all states are about to change or move."""
-        for snapshot in self.snapshots:
+        for snapshot in self._unfinished():
             snapshot.finish()
+
+    def _unfinished(self) -> list[PoolSnapshot]:
+        found = [ref() for ref in self.snapshots]
+        return [snapshot for snapshot in found if snapshot is not None and not snapshot.is_done]
 
     def replace(self, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
         """Make these slots live, and no others, with these states, one for each layer."""
@@ -233,7 +240,7 @@ class PoolSlots:
                 raise
 
     def resize(self, capacity: int, engines: Sequence[Any]) -> None:
-        """Change the capacity, and keep the live slots and their states. The pool steps with these engines."""
+        """Change the capacity, and keep the live slots and their states. `engines` step the pool."""
         slots, before = self.table.live_slots(), (self.table, self.engine)
         if slots.size and slots[-1] >= capacity:
             hint = "Release it first. To keep its state, use read, and write it to another slot"

@@ -25,7 +25,7 @@ class PoolStep:
         backend: the backend of the states' arrays.
         checks: the checks of the first layer's arguments.
         output_size: the width of the outputs.
-        slots: the pool's slots, which check those of a step, and have the engine that steps the states.
+        slots: the pool's slots. They check the slots of a step, and hold the engine that steps the states.
         maker: the name of the function that makes arrays, for messages.
     """
 

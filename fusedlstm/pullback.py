@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Forward:
-    """A forward pass: everything that its backward pass needs.
+    """A forward pass, with everything that its backward pass needs.
 
     Attributes:
         backend: where it ran.
@@ -31,7 +31,8 @@ class Forward:
         run: the arguments, in the backend's arrays.
         like: the argument whose library the gradients are in.
         every: the number of steps between checkpoints, or None.
-        saved: the memory for the backward pass, alone in a list. The list is empty during a call, and afterwards.
+        saved: a list with the memory for the backward pass. It is empty during a backward pass, and once the memory is
+            released.
     """
 
     backend: Backend
@@ -49,9 +50,10 @@ class Forward:
             for flags in (self.run.lengths, self.run.mask, self.run.is_first)
         )
         self.saved.append(self.training.forward(self.engines, self.run, every=self.every, is_step=is_step))
+        self.run.outputs, self.run.finals = self.run.outputs[:0].copy(), ()  # the results are the caller's alone
 
     def backward(self, d_outputs: Array | None, d_finals: Sequence[LSTMState] | None, *, retain: bool) -> LSTMGradients:
-        """Run the backward pass. Free the memory unless `retain` is set, or this raises."""
+        """Run the backward pass. Release the memory, unless `retain` is set or this raises."""
         try:
             saved = self.saved.pop()  # no other call may use it meanwhile
         except IndexError:
@@ -74,8 +76,8 @@ class Forward:
 class LSTMPullback:
     """The backward pass of one call of an LSTM. `LSTM.vjp` returns it.
 
-    It holds the memory that the forward pass saved. Its first call gives this back to the LSTM, whose next `vjp` of the
-    same sizes reuses it. The pullback also holds xs, the states, the weights and `reset_to`, without a copy.
+    It holds the memory that the forward pass saved. A call without `retain` returns this memory to the LSTM, whose next
+    `vjp` of the same sizes reuses it. The pullback also holds xs, the states, the weights and `reset_to`, not copies.
     """
 
     def __init__(self, forward: Forward, checks: SequenceChecks, maker: str) -> None:
@@ -87,11 +89,10 @@ class LSTMPullback:
         """Return the gradients of a loss, from its gradients with respect to the outputs and the final states.
 
         Args:
-            d_outputs: in the shape of the outputs and the dtype of the LSTM, on its device, with any strides. None is
+            d_outputs: in the shape of the outputs and the dtype of the LSTM, on its device, with any strides; None for
                 zeros. With masked_outputs="zero", gradients of steps that a row does not take have no effect.
-            d_state: an LSTMState for each layer and direction, in the shapes of the final states. None is zeros.
-            retain: whether to keep the memory for another call. Each call returns the gradients for its arguments
-                alone: add them up yourself.
+            d_state: an LSTMState for each layer and direction, in the shapes of the final states; None for zeros.
+            retain: whether to keep the memory for another call. Calls don't add up their gradients.
 
         Returns:
             Gradients in new arrays, in the library of xs.
@@ -130,8 +131,8 @@ class LSTMPullback:
 class CellPullback:
     """The backward pass of one step of a cell. `LSTMCell.vjp` returns it.
 
-    It holds the memory that the step saved, and frees it in its first call. It also holds x, the state, the weights
-    and `reset_to`, without a copy.
+    It holds the memory that the step saved, until a call without `retain`. It also holds x, the state, the weights and
+    `reset_to`, not copies.
     """
 
     def __init__(self, forward: Forward, checks: StepChecks) -> None:
@@ -142,7 +143,7 @@ class CellPullback:
 
         Args:
             d_state: h (B, P) and c (B, N), in the dtype of the cell, on its device, with any strides. If the loss also
-                depends on the output, add that gradient to h.
+                depends on the output, add its gradient to that of h.
             retain: whether to keep the memory for another call.
 
         Returns:

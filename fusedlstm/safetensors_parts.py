@@ -1,7 +1,7 @@
 """The bytes of a safetensors file, in parts.
 
-safetensors itself returns one copy of the whole file, and other threads stand still while it makes that. A pool's file
-may be large, and its steps must go on.
+safetensors itself returns the whole file as one copy, and blocks other threads meanwhile. A pool's file may be large,
+and the pool's steps must go on.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _ALIGNMENT = 8  # bytes; spaces fill the header up to a multiple
 
 
 def parts(arrays: Mapping[str, NumpyArray], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """Yield the parts of a file: the header, then the bytes of each array. They are those that safetensors would write.
+    """Yield the parts of a file: the header, then the bytes of each array. safetensors would write the same bytes.
 
-    The arrays have any strides.
+    Arrays may have any strides.
     """
     order = list(_DTYPES)
     names = sorted(arrays, key=lambda name: (order.index(arrays[name].dtype.name), name))

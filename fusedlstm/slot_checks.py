@@ -1,6 +1,6 @@
 """Checks of the slots in a call's arguments: integers, in range, live, and distinct unless they may repeat.
 
-Checking a step's slots in an array allocates nothing that grows with the rows, unless no earlier step had as many.
+Checking a step's slots in an array allocates memory in proportion to the rows only if no earlier step had as many.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Wanted(NamedTuple):
         name: the name of the argument.
         text: what was wanted, for messages.
         lowest: the lowest number: 0, or -1 if rows may be padding.
-        distinct: whether a slot may come only once.
+        distinct: whether slots must not repeat.
     """
 
     name: str
@@ -49,8 +49,8 @@ class SlotChecks:
     """Checks slots against flags that say which are live.
 
     Args:
-        live: (capacity + 1,) booleans, which their owner changes. The extra element, at index -1, is padding. It is
-            always True.
+        live: (capacity + 1,) booleans, which their owner changes. The extra element, at index -1, is for padding rows,
+            and always True.
         largest: the number of rows of a step for which to allocate memory at first.
     """
 
@@ -74,8 +74,8 @@ class SlotChecks:
 
         Raises:
             TypeError: they are not integers.
-            ValueError: a slot is out of range or inactive, or is a duplicate and must not be; an array has the wrong
-                shape.
+            ValueError: a slot is out of range or inactive, or repeats although it must not; an array has the
+                wrong shape.
         """
         own = self._integers(slots, wanted).astype(np.int64)
         self._check_values(own, wanted)
@@ -171,7 +171,7 @@ class SlotChecks:
                 _fail(f"{own[row]} twice (rows {row} and {other})", wanted)
 
     def _are_fine(self, own: NumpyArray, wanted: Wanted) -> bool:
-        """Return whether a few slots are as wanted, in less time than it takes to say which isn't."""
+        """Fast path: return whether a few slots are as wanted, without finding which isn't."""
         least = _LEAST(own)
         if least < wanted.lowest or _MOST(own) >= self._capacity or not _ALL(self._live[own]):
             return False

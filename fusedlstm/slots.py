@@ -1,7 +1,7 @@
-"""The table of a pool's slots: which are live, and which come next.
+"""The table of a pool's slots: which are live, and which are allocated next.
 
-The table is in host memory and has no lock. Only the constructor, `resized`, `live_slots` and `live_flags` take longer
-in a larger pool.
+The table is in host memory and has no lock. Only the constructor, `resized`, `live_slots` and `live_flags` take time
+in proportion to the capacity.
 """
 
 from __future__ import annotations
@@ -112,8 +112,9 @@ class SlotTable:
         self.ending.append(self.checks.check_besides(slots, self.ending_slots()))
 
     def ending_slots(self) -> NumpyArray:
-        """Return all slots in `ending`."""
-        return np.concatenate([np.zeros(0, np.int64), *list(self.ending)])
+        """Return all slots in `ending` that are still live."""
+        slots = np.concatenate([np.zeros(0, np.int64), *list(self.ending)])
+        return slots.compress(self._live[slots])
 
     def are_live(self, slots: NumpyArray) -> bool:
         """Return whether all of these slots are live."""

@@ -361,11 +361,10 @@ def _own(name: str, value: Any) -> NumpyArray | None:
 
 
 def weights_over(arrays: Mapping[str, NumpyArray], options: Mapping[str, Any]) -> LSTMWeights:
-    """Return weights over these arrays themselves, without checks or copies, for arrays that training overwrites.
+    """Return weights over these arrays in place, without checks or copies. Training overwrites them between calls.
 
     Args:
-        arrays: the arrays by name, which fit together. Those that are missing are None. Nobody may write to them while
-            the weights are in use.
+        arrays: the arrays by name, which fit together. Missing ones are None. Don't write to them during a call.
         options: what `LSTMWeights.options` returned.
     """
     weights = object.__new__(LSTMWeights)

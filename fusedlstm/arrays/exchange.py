@@ -48,6 +48,11 @@ def in_order(backend: Backend) -> Iterator[None]:
         yield
 
 
+def is_captured(backend: Backend) -> bool:
+    """Return whether the caller captures the current stream of CuPy or PyTorch on a backend's GPU."""
+    return backend.is_captured(current_streams(_index(backend)))
+
+
 def _index(backend: Backend) -> int:
     """Return the index of a backend's GPU."""
     return int(backend.device.partition(":")[2])

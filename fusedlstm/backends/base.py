@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from types import ModuleType
 
     import numpy as np
@@ -73,8 +73,8 @@ class SequenceEngine(Protocol):
 class TrainingEngine(Protocol):
     """Runs all layers and directions through whole sequences forward, and backward for their gradients.
 
-    Weights are in float32 or float64, without zoneout. Memory for the backward pass is a flat list of arrays, whose
-    meaning is the engine's own. Several threads may call an engine at once.
+    Weights are in float32 or float64, without zoneout. Memory for the backward pass is a flat list of arrays, which
+    only the engine interprets. Several threads may call an engine at once.
     """
 
     def forward(
@@ -87,8 +87,8 @@ class TrainingEngine(Protocol):
         Args:
             engines: an engine for each layer and direction.
             run: as for `SequenceEngine.run`.
-            every: keep the state after so many steps, instead of all steps. The backward pass then takes the steps in
-                between again.
+            every: the number of steps between checkpoints. The backward pass takes the steps in between again. None
+                keeps what it needs of every step.
             is_step: whether this is a cell's step. There is one engine, and T is 1.
         """
 
@@ -113,8 +113,8 @@ class TrainingEngine(Protocol):
             engines: as in `forward`.
             run: as in `forward`. Its outputs and finals aren't used.
             saved: what `forward` returned.
-            d_outputs: (T, B, width), any strides. None is zeros.
-            d_finals: a gradient of each final state, any strides. None is zeros.
+            d_outputs: (T, B, width), any strides; None for zeros.
+            d_finals: a gradient of each final state, any strides; None for zeros.
             every: as in `forward`.
             wants_xs: whether to compute the gradient of xs. Otherwise it is None.
             wants_weights: whether to compute the gradients of the weights, for each layer and direction or for all.
@@ -230,7 +230,7 @@ class PoolEngine(Protocol):
         """Write one state for each layer, with any strides, to the rows of these slots."""
 
     def copy(self, parents: NumpyArray, slots: NumpyArray) -> None:
-        """Copy row parents[k] to row slots[k]. The slots are free. Parents may come several times."""
+        """Copy row parents[k] to row slots[k]. The slots are free. Parents may repeat."""
 
     def step(self, engines: Sequence[Any], x: Array, slots: Array, is_first: Array | None, out: Array) -> None:
         """Step row slots[k] with x[k], and write the top layer's output to out[k].
@@ -253,7 +253,7 @@ class PoolEngine(Protocol):
         """
 
     def retire(self) -> None:
-        """Free the memory once queued work is done. This engine isn't used again.
+        """Free the memory once queued work is done. This engine is no longer used.
 
         A finalizer does this, too, but an interrupt in a finalizer would be ignored.
         """
@@ -408,13 +408,16 @@ class Backend(Protocol):
         """Return an engine for a pool of `capacity` slots and layers of one direction. Its states are zeros."""
 
     def pool_nbytes(self, weights: StackedWeights, engines: Sequence[Any], capacity: int) -> int:
-        """Return `PoolEngine.nbytes` of what `pool_engine` would return. This allocates nothing."""
+        """Return `PoolEngine.nbytes` of the engine that `pool_engine` would return, without allocating it."""
 
     def pointwise(self, *arrays: Array | None, **options: Any) -> None:
         """Run `lstm_pointwise`."""
 
     def order(self, stream: int | None) -> Order:
         """Return a context that queues work on a stream; None for the current one of the backend's own library."""
+
+    def is_captured(self, streams: Iterable[int]) -> bool:
+        """Return whether the caller captures the current stream of the backend's own library, or one of these."""
 
     def from_dlpack(self, array: Any) -> Array:
         """Return a view of an array on this device that has `__dlpack__`."""

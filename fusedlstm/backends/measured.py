@@ -88,7 +88,7 @@ class Measured:
     def updated(
         self, *, rows: Mapping[int, Times] | None = None, sequences: Mapping[int, Times] | None = None
     ) -> Measured:
-        """Return this with newer times of some numbers of rows."""
+        """Return a copy with newer times for some numbers of rows."""
         return Measured({**self.rows, **(rows or {})}, now(), {**self.sequences, **(sequences or {})})
 
 
@@ -132,7 +132,7 @@ def from_json(content: bytes, layer: Layer, machine: Mapping[str, str]) -> Measu
         form, about, of = found["format"], dict(found["machine"]), dict(found["layer"])
         rows, sequences = _seconds_by_rows(found[_ROWS]), _seconds_by_rows(found.get(_SEQUENCES, {}))
         measured = Measured(rows, str(found["date"]), sequences)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"it is damaged: {type(error).__name__}: {error}") from error
     if form != _FORMAT:
         raise ValueError(f"its format is {form}, and this version reads {_FORMAT}")

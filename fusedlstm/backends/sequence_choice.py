@@ -48,9 +48,9 @@ def choose(
     measured: Measured | None = None,
     scans: bool = True,
 ) -> str:
-    """Return the kernel of a layer's sequences: the fastest one measured, else that of tables of predictions.
+    """Return the kernel of a layer's sequences: the fastest one measured, or else the one predicted by tables.
 
-    It doesn't depend on other layers. It depends on `steps` only where the bits don't.
+    It doesn't depend on other layers. It depends on `steps` only where both kernels give the same bits.
 
     Args:
         steps: the most steps that one graph takes.
@@ -97,7 +97,7 @@ def _can_scan(size: tuple[int, int, int], dtype: str, precision: str, capability
 
 
 def _scans(B: int, size: tuple[int, int, int], dtype: str, precision: str) -> bool:
-    """Return whether a layer that can scan is predicted to be fastest then."""
+    """Return whether a scan is predicted to be fastest for a layer that can scan."""
     I, N, _ = size
     rows, inputs = next(rows for most, rows in _ROWS if most >= N), _INPUTS[kernel_choice.arithmetic(dtype, precision)]
     return rows >= B and inputs >= B * I

@@ -1,8 +1,8 @@
 """A process of a benchmark, for one library, so that different libraries' threads don't disturb each other.
 
 It reads requests from standard input: first a Task, to which it answers Ready, or why it can't step. Then each (every,
-seconds) asks for a Block of steps. It ends when the input does, even during a block: then the parent process is gone,
-even if a signal killed it. A request is pickled bytes, so that the thread that waits for it makes no library's objects.
+seconds) asks for a Block of steps. It ends when the input does, even during a block, because the parent process is then
+gone. Requests are pickled bytes, so that the thread that waits for them creates no library's objects.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _allocated(step: Any) -> int:
 
 
 def requests_of(descriptor: int) -> Iterator[bytes]:
-    """Yield the requests that come through a pipe. A thread waits for them, and ends the process after the last one."""
+    """Yield the requests from a pipe. A thread waits for them, and ends the process after the last one."""
     come: SimpleQueue[bytes] = SimpleQueue()
 
     def read() -> None:

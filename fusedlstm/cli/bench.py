@@ -38,8 +38,7 @@ def bench(
         seconds: the time of each library for each number of rows.
         step: how to step.
         peers: whether to time other libraries.
-        json_path: a file that is replaced after each number of rows, or a pipe that is written at the end; None for
-            no file.
+        json_path: a file to replace after each number of rows, or a pipe to write to at the end; None for no file.
         dtype: the dtype to step in; None for the weights' own.
         options: of the cell or LSTM.
 

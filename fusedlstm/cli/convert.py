@@ -99,7 +99,7 @@ def convert_file(
 def _check_outs(source: str, out: str, state_out: str | None, system: str, *, force: bool) -> System:
     """Return the source's system. Raise if an output is part of the source, or exists and `force` is not set.
 
-    An output may be a pipe, but not the source.
+    An output may be a pipe. The source may not.
     """
     files.refuse_pipe(source)
     outs = {"OUT": out} | ({} if state_out is None else {"--initial-state": state_out})

@@ -106,7 +106,7 @@ def run_files(
 
 
 def _default_out(inputs_path: str) -> str:
-    # A shell's <(command) and /dev/stdin are links to a pipe or a file elsewhere.
+    # A shell's <(command) and /dev/stdin are links to pipes, or to files elsewhere.
     folder = os.path.realpath(os.path.dirname(inputs_path))
     is_nameless = os.path.islink(inputs_path) and (folder == "/dev" or folder.startswith("/proc/"))
     if inputs_path == STANDARD or is_nameless:

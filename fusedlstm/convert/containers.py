@@ -15,9 +15,9 @@ START = 300  # how many of a file's first bytes tell what it is
 _LONGEST_HEADER = 100_000_000  # bytes, safetensors' own limit
 _OF_FILES = (
     (rb"\Z", "empty"),
-    (rb"version https://git-lfs", "a pointer of Git LFS, which `git lfs pull` replaces by the file"),
+    (rb"version https://git-lfs", "a Git LFS pointer, which `git lfs pull` replaces with the file"),
     (rb"(?i)\s*<(?:!doctype )?html", "an HTML page, perhaps of a failed download"),
-    (rb"\x93NUMPY", "a .npy file, whose one array has no name: save all arrays by their names with numpy.savez"),
+    (rb"\x93NUMPY", "a .npy file, which holds one array without a name: save all arrays by name with numpy.savez"),
     (rb"\x89HDF\r\n", "an HDF5 file, such as Keras's: call fusedlstm.convert.from_keras, or give --from keras"),
     (rb"\x08[\x03-\x20]", "a protobuf, such as an ONNX model: call fusedlstm.convert.from_onnx, or give --from onnx"),
     (
@@ -48,7 +48,7 @@ _OF_MEMBERS = (
 
 
 def is_safetensors(start: bytes) -> bool:
-    """Return whether a file begins as safetensors files do: with the length of a JSON object, of any bytes."""
+    """Return whether a file begins as safetensors files do: with 8 bytes of length, and a JSON object."""
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER
 
 

@@ -29,7 +29,7 @@ def recognise(path: AnyPath) -> str:
     """Return the name of the system that wrote a file or folder, such as "torch".
 
     Raises:
-        WeightsFileError: the system is unknown or not supported, or it is a file in our own format, or a pipe.
+        WeightsFileError: the system is unknown or not supported, or the file is fusedlstm's own, or a pipe.
         OSError: it can't be read.
         TypeError: `path` is not a path.
     """

@@ -1,4 +1,4 @@
-"""fusedlstm.torch.LSTMCell: one step of a cell, as a module of PyTorch."""
+"""fusedlstm.torch.LSTMCell: one step of a cell, as a PyTorch module."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class LSTMCell(Cells):
     """One step of an LSTM as a torch.nn.Module, with resets and the options of `fusedlstm.LSTMWeights`.
 
-    Parameters and their first values are those of torch.nn.LSTMCell, so state_dicts load in either direction.
-    `fusedlstm.torch.LSTM` says what holds for both modules. For whole sequences it is many times faster.
+    Parameters and their initial values are those of torch.nn.LSTMCell, so state_dicts load in either direction.
+    `fusedlstm.torch.LSTM` documents what both modules share, and runs whole sequences in one call.
 
     Args:
         input_size: I.
@@ -35,7 +35,7 @@ class LSTMCell(Cells):
         dtype: the parameters' dtype: float64, float32, bfloat16 or float16.
         proj_size: P, or 0 or None for no projection.
         peephole: whether the cell has a parameter peephole (3, N), rows i, f, o.
-        forget_bias: added to the first values of the forget gate's bias.
+        forget_bias: added to the initial values of the forget gate's bias.
         options: cell_clip, proj_clip, activation, output_activation, gate_activation, gate_clip and coupled_gate, as in
             `fusedlstm.LSTMWeights`.
 
@@ -109,7 +109,7 @@ class LSTMCell(Cells):
             x: (B, I) in the module's dtype, with any strides. B may be 0.
             state: h (B, P) and c (B, N); None for zeros.
             is_first: (B,) booleans: True marks a row that begins a new sequence. Its state is reset before this step,
-                and no gradient flows to the old one.
+                and no gradient flows to the old state.
             reset_to: the state to reset those rows to, with one row or B; None for zeros. Gradients flow to it.
 
         Raises:
@@ -132,7 +132,7 @@ class LSTMCell(Cells):
         resets = None if reset_to is None else [reset_to]
         flags = (None, None, is_first)
         outputs, finals = self._run_layer(range(1), self._layer, x[None], given, flags, resets)
-        del outputs  # finals have it
+        del outputs  # also in finals
         return states_of(finals)[0]
 
     def extra_repr(self) -> str:

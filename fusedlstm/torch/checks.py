@@ -1,4 +1,4 @@
-"""The checks of tensors that modules take. Nothing here reads values, so all of it can be compiled."""
+"""Checks of the tensors that modules take. Nothing here reads values, so torch.compile can trace it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fusedlstm.torch.forms import CellForm
 
-_NOT_YET = "a tensor on the CPU, where alone fusedlstm.torch computes as yet"
+_NOT_YET = "a tensor on the CPU, the only device of fusedlstm.torch so far"
 _ELSEWHERE = "Use .cpu() for tensors and modules, or torch.nn.LSTM"
 
 
@@ -49,7 +49,7 @@ def check_input(name: str, xs: Any, dtype: torch.dtype, shape: str, I: int, hint
 
 
 def check_state(name: str, state: Any, form: CellForm, dtype: torch.dtype, B: int, *, may_be_one_row: bool) -> None:
-    """Raise unless `state` is an LSTMState of B rows, or perhaps of one, for a cell of this form."""
+    """Raise unless `state` is an LSTMState for a cell of this form, with B rows, or with one if it may have one."""
     check_state_type(state, name)
     check_tensor(f"{name}.h", state.h, dtype)
     c_dtype = state_dtype(dtype)
@@ -111,13 +111,12 @@ def _as_tensor(name: str, value: Any, wanted: str) -> torch.Tensor:
             fail(TypeError, name, wanted, describe_type(value))
         if array.dtype.kind not in "biuf":
             fail(TypeError, name, wanted, f"dtype {array.dtype}")
-    else:
-        array = to_host(name, value)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+        return torch.from_numpy(array)
+    return torch.from_numpy(to_host(name, value).copy())  # the caller may reuse the buffer before the backward pass
 
 
 def _check_shape(name: str, tensor: torch.Tensor, spec: str, sizes: Mapping[str, int]) -> None:
-    """Do what `check_shape` does, without what torch.compile can't trace unless the shape is wrong."""
+    """Check a shape as `check_shape` does. torch.compile can't trace that, so it runs only if the shape is wrong."""
     wanted = tuple(1 if term == "1" else sizes[term] for term in spec.split())
     if tuple(tensor.shape) != wanted:
         one_row = len(wanted) == 2 and tuple(tensor.shape) == (1, wanted[1])

@@ -1,4 +1,4 @@
-"""The form of a module's cell: everything about it except the values of its parameters."""
+"""The form of a module's cell: everything except the values of its parameters."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class CellForm:
         input_size: I.
         hidden_size: N.
         proj_size: P, or None without a projection.
-        bias: whether it has the two biases of PyTorch's cells.
-        peephole: whether it has peepholes.
+        bias: whether the cell has PyTorch's two biases.
+        peephole: whether the cell has peepholes.
         options: the options of `LSTMWeights`, by name.
     """
 
@@ -50,7 +50,7 @@ class CellForm:
     ) -> CellForm:
         """Check the arguments of a module's constructor, whose name is `function`, and return its form.
 
-        A proj_size of 0 or None is no projection.
+        A proj_size of 0 or None means no projection.
 
         Raises:
             TypeError, ValueError: an argument is wrong. The error names it.
@@ -105,7 +105,7 @@ def _refuse_zoneout(options: Mapping[str, Any]) -> None:
     for name in _ZONEOUTS:
         if options[name]:
             wanted = "0 in a module, as training with zoneout needs random masks"
-            fail(ValueError, name, wanted, str(options[name]), "At inference, fusedlstm.LSTM has zoneout")
+            fail(ValueError, name, wanted, str(options[name]), "fusedlstm.LSTM and LSTMCell have it, for inference")
 
 
 def check_forget_bias(forget_bias: Any, forms: Sequence[CellForm]) -> float:

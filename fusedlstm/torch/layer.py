@@ -1,4 +1,4 @@
-"""A layer of a module: its description, and its work in NumPy on the memory of tensors."""
+"""A layer of a module: its description, and its passes in NumPy on the memory of tensors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layer:
-    """All about a layer's call but its tensors.
+    """Everything about a layer's call except its tensors.
 
     Attributes:
         direction: "forward", "backward" or "both".
@@ -37,7 +37,7 @@ class Layer:
         options: for each direction, the options of its `LSTMWeights`.
         residual: whether the layer's output is its h plus its input.
         repeats: whether the outputs of idle rows repeat the last ones, instead of being zeros.
-        every: the number of steps between checkpoints; None to save every step.
+        every: the number of steps between checkpoints; None to save the gates and c of every step.
     """
 
     direction: str
@@ -61,7 +61,7 @@ class Layer:
         return Layer(arrays=arrays, options=options, **parts)
 
     def weights(self, arrays: Sequence[NumpyArray]) -> StackedWeights:
-        """Return weights over arrays, which stay in place and are not copied."""
+        """Return weights over arrays, without copies."""
         left, cells = iter(arrays), []
         for names, options in zip(self.arrays, self.options, strict=True):
             cells.append(weights_over({name: next(left) for name in names}, options))
@@ -79,9 +79,9 @@ class Layer:
 
 
 class Work:
-    """A call of the operators, on NumPy views of their tensors. 16-bit tensors are converted to float32.
+    """A call of an operator, on NumPy views of its tensors. 16-bit tensors are converted to float32.
 
-    Arguments are those of `operator.layer`.
+    The arguments are those of `operator.layer`.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ def _view(tensor: Tensor) -> NumpyArray:
 
 
 def _tensor(array: NumpyArray, dtype: torch.dtype) -> Tensor:
-    """Return a contiguous tensor of this dtype, over the array's memory if it is one already."""
+    """Return a contiguous tensor of this dtype, over the array's memory if possible."""
     return torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
 
 

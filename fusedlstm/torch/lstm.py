@@ -1,4 +1,4 @@
-"""fusedlstm.torch.LSTM: layers and directions through whole sequences, as a module of PyTorch."""
+"""fusedlstm.torch.LSTM: layers and directions through whole sequences, as a PyTorch module."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 class LSTM(Cells):
     """Layers of LSTM cells as a torch.nn.Module, with resets, lengths and the options of `fusedlstm.LSTMWeights`.
 
-    Arguments up to `dtype`, the parameters' names and their first values are those of torch.nn.LSTM. So state_dicts
-    load in either direction. Calls take and return states by name, as `fusedlstm.LSTM` does. It computes on the CPU, in
-    NumPy, with the formula of `fusedlstm.LSTM`. Tensors and modules on other devices raise ValueError in a call.
+    Arguments up to `dtype`, the parameters' names and their initial values are those of torch.nn.LSTM. So state_dicts
+    load in either direction. Calls take and return states by name, and compute the formula, as `fusedlstm.LSTM` does on
+    NumPy. If a tensor or the module is not on the CPU, a call raises ValueError.
 
-    Gradients flow through outputs, states and `reset_to`, and not across resets. Where a clip or a function has a
-    corner, they are TensorFlow's: a clip passes the gradient up to its limit. Second derivatives raise
-    NotImplementedError. torch.compile and autocast work: under autocast, xs and states are converted to the module's
-    dtype.
+    Gradients flow through outputs, states and `reset_to`, but not across resets. At the corners of clips and functions
+    they are TensorFlow's: a clip passes the gradient up to and at its limit. Second derivatives and forward mode raise
+    NotImplementedError, and torch.func's transforms RuntimeError. torch.compile and autocast work: under autocast, xs
+    and states are converted to the module's dtype.
 
     A 16-bit module's c is float32, as in `fusedlstm.LSTM`. Its arithmetic is float32, on copies of its weights.
 
@@ -46,7 +46,7 @@ class LSTM(Cells):
         num_layers: the number of layers.
         bias: whether cells have biases, bias_ih and bias_hh.
         batch_first: whether sequences are (B, T, I), outputs (B, T, width) and masks (B, T).
-        dropout: the part of the outputs of all layers but the top one that is dropped in training.
+        dropout: the fraction of a layer's outputs that is dropped in training, for all layers but the top one.
         bidirectional: whether each layer has both directions.
         proj_size: P, or 0 or None for no projection.
         device: the parameters' device.
@@ -55,15 +55,16 @@ class LSTM(Cells):
             cells' parameters end in _reverse.
         residual: whether a layer's output is its h plus its input: a bool for all layers, or one for each layer.
         peephole: whether cells have peepholes: parameters peephole_l0 (3, N), rows i, f, o, and so on.
-        forget_bias: added to the first values of the forget gates' biases.
-        checkpoint_every: the number of steps between checkpoints. A call then keeps only its outputs and these states,
-            and its backward pass takes the steps in between again. None keeps what all steps computed.
+        forget_bias: added to the initial values of the forget gates' biases.
+        checkpoint_every: the number of steps between checkpoints. A call then saves h of every step, but c only at
+            checkpoints. Its backward pass takes the steps in between again. None saves h, c and the gates of every
+            step.
         options: cell_clip, proj_clip, activation, output_activation, gate_activation, gate_clip and coupled_gate, as in
             `fusedlstm.LSTMWeights`.
 
     Raises:
-        TypeError, ValueError: an argument is wrong, or a zoneout is not 0: training with zoneout needs random masks,
-            which this doesn't have.
+        TypeError, ValueError: an argument is wrong, or a zoneout is not 0. Training with zoneout needs random masks,
+            which this module doesn't have.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class LSTM(Cells):
         self._layers = [self._described_both_ways(layer) for layer in range(len(slices))]
 
     def _described_both_ways(self, layer: int) -> dict[tuple[bool, bool], str]:
-        """Return a layer as JSON, by whether a call is reversed, and whether it repeats the last outputs."""
+        """Return a layer as JSON, by whether a call is reversed and whether it repeats the last outputs."""
         texts, direction = {}, self.directions[layer]
         for reverse in (False, True):
             for repeats in (False, True):
@@ -231,8 +232,8 @@ class LSTM(Cells):
             lengths: (B,) integers from 0 to T: row b takes only its first lengths[b] steps.
             mask: (T, B) booleans, instead of lengths: row b takes step t if mask[t, b] is True, and otherwise keeps its
                 state.
-            is_first: (T, B) booleans: step t begins a new sequence in row b, so its state is reset before step t. No
-                gradient flows across. A backward direction resets it after step t.
+            is_first: (T, B) booleans: True means that step t begins a new sequence in row b. The state is reset before
+                step t, or after it in a backward direction. No gradient flows across a reset.
             reset_to: the state to reset rows to, one for each layer and direction, with one row or B; None for zeros.
                 Gradients flow to it.
             reverse: whether every layer runs from the last step to the first, if all are forward.

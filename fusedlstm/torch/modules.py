@@ -1,4 +1,4 @@
-"""What both modules share: parameters under PyTorch's names, their first values, and weights in both directions."""
+"""What both modules share: parameters under PyTorch's names, their initial values, and conversions of weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import torch
+from torch.autograd.forward_ad import unpack_dual
 
 from fusedlstm.arrays.host import to_host
 from fusedlstm.convert.reading import read
@@ -37,7 +38,7 @@ class Cells(torch.nn.Module):
     Args:
         forms: the form of each cell.
         suffixes: the suffix of each cell's names.
-        forget_bias: added to the first values of the forget gates' biases.
+        forget_bias: added to the initial values of the forget gates' biases.
         device: the parameters' device.
         dtype: the parameters' dtype.
 
@@ -142,7 +143,10 @@ class Cells(torch.nn.Module):
         else:
             given = [part for k in cells for part in (states[k].h, states[k].c)]
         resets = [] if reset_to is None else [part for k in cells for part in (reset_to[k].h, reset_to[k].c)]
-        saves = torch.is_grad_enabled() and any(each.requires_grad for each in (xs, *given, *weights, *resets))
+        of_gradients = (xs, *given, *weights, *resets)
+        if not torch.compiler.is_compiling():
+            _check_no_tangents(of_gradients)
+        saves = torch.is_grad_enabled() and any(each.requires_grad for each in of_gradients)
         outputs, *rest = run_layer(xs, given, weights, *flags, resets, described, saves)
         return outputs, rest[: len(given)]
 
@@ -155,7 +159,7 @@ class Cells(torch.nn.Module):
         return zeros
 
     def _cast(self, value: Any, dtype: torch.dtype | None = None) -> Any:
-        """Return a tensor in a dtype, or in the module's, under autocast. Return anything else unchanged."""
+        """Under autocast, return a tensor in a dtype; None for the module's. Return anything else unchanged."""
         if torch.is_autocast_enabled("cpu") and isinstance(value, torch.Tensor) and value.is_floating_point():
             return value.to(self._dtype if dtype is None else dtype)
         return value
@@ -177,6 +181,14 @@ class Cells(torch.nn.Module):
         return parts + [f"{name}={value!r}" for name, value in form.options.items() if value != DEFAULTS.get(name)]
 
 
+def _check_no_tangents(tensors: Sequence[Tensor]) -> None:
+    """Raise NotImplementedError in forward mode, where PyTorch would take the tangents of results as zeros."""
+    if any(unpack_dual(each).tangent is not None for each in tensors):  # type: ignore[no-untyped-call]
+        raise NotImplementedError(
+            "fusedlstm.torch has no derivatives in forward mode: use backward or torch.autograd.grad, or torch.nn.LSTM"
+        )
+
+
 def states_of(tensors: Sequence[Tensor]) -> tuple[LSTMState, ...]:
-    """Return states from h and c of each in turn."""
+    """Return states from h and c of each, in turn."""
     return tuple(LSTMState(h=h, c=c) for h, c in zip(tensors[::2], tensors[1::2], strict=True))

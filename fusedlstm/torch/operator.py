@@ -1,7 +1,7 @@
-"""The operators of a layer, `fusedlstm::layer` and its backward pass, as PyTorch's autograd and compilers see them.
+"""The operators `fusedlstm::layer` and `fusedlstm::layer_backward`, as PyTorch's autograd and compiler see a layer.
 
 Their arguments are flat: tensors, lists of tensors, and a str of JSON with everything else about the layer
-(`fusedlstm.torch.layer.Layer`). A call that saves returns what its backward pass needs after its results, so that
+(`fusedlstm.torch.layer.Layer`). With `saves`, a call returns its results and then what its backward pass needs, so that
 autograd keeps it, and torch.compile sees it. No result shares memory with an argument.
 """
 
@@ -97,7 +97,7 @@ def layer_backward(
     options: str,
     wanted: list[bool],
 ) -> list[Tensor]:
-    """Return the gradients of a layer's arguments that are wanted.
+    """Return those gradients of a layer's arguments that are wanted.
 
     Args:
         xs: as in `layer`. So are the other arguments that aren't described here.

@@ -77,10 +77,10 @@ class Periodic:
         return None
 
     def complaint_of_run(self, lstm: LSTM, sequencer: Sequencer) -> str | None:
-        """Run from the inputs, and return what is wrong with the first outputs or the final h, or None.
+        """Run the Sequencer, and return what is wrong with the first outputs or the final h, or None.
 
         In step t, row r has the x of row r + t. The formula continues from the outputs that it is compared with, as two
-        right sequences may drift apart. Its c isn't compared: an error of c shows in the next output.
+        correct sequences may drift apart. c isn't compared: an error in c shows in the next output.
         """
         T, rows = sequencer.steps, np.arange(sequencer.batch) % PERIOD
         poison(sequencer)

@@ -1,7 +1,8 @@
-"""Time each kernel's steps of a layer: the results first, then the times, in turns. The steps are single or in runs."""
+"""Time each kernel's steps of a layer, single or in runs. Check the results first, then time all kernels in turns."""
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,7 +12,7 @@ from fusedlstm.lstm import LSTM
 from fusedlstm.tuning.periodic import Periodic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from fusedlstm.backends.measured import Layer
     from fusedlstm.weights import LSTMWeights
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     Check: TypeAlias = Callable[[], str | None]  # returns what is wrong with the results
     Timer: TypeAlias = Callable[[Work, int], float]  # takes work, and how many times to do it
 
-STEPS = 64  # of a run, as many as a graph of a call has at most
-_FEWEST_STEPS = 4  # the smallest graph of a call that can scan
+STEPS = 64  # in a run, as in the largest graph of a call
+_FEWEST_STEPS = 4  # in the smallest graph of a call that can scan
 _MOST_BUFFERS = 256 << 20  # bytes of the inputs and outputs of a run, as each kernel has its own
 _TURNS = 9
-_BURST = 400e-6  # seconds of the work that is timed as one
+_BURST = 400e-6  # seconds of work in one timing
 _MOST_TIMES = 40  # in a burst
 
 
@@ -34,7 +35,7 @@ class Found:
 
     Attributes:
         seconds: the median time of a step by kernel.
-        unable: why other kernels can't run.
+        unable: why other kernels can't run, or can't be timed.
         wrong: what is wrong with the results of others.
     """
 
@@ -52,7 +53,7 @@ def measure_steps(weights: LSTMWeights, layer: Layer, B: int, *, backend: str, p
         B: the number of rows.
         backend: "cuda" or "cuda:<index>".
         precision: as in LSTMCell.
-        timer: does some work many times, and returns the mean seconds.
+        timer: repeats some work, and returns the mean seconds.
     """
     inputs = Periodic(weights, layer.arithmetic)
 
@@ -76,7 +77,7 @@ def measure_sequences(
     def made(kernel: str) -> tuple[Work, Check]:
         lstm = LSTM(weights, backend=backend, precision=precision, kernel=kernel)
         if lstm.kernels(T, B) != (kernel,):
-            raise RuntimeError("calls with so many rows take too few steps at once")
+            raise RuntimeError("with this many rows, a call runs too few steps at once")
         sequencer = lstm.sequencer(T, B)
         return sequencer.run, lambda: inputs.complaint_of_run(lstm, sequencer)
 
@@ -94,39 +95,51 @@ def steps_of_run(weights: LSTMWeights, B: int) -> int:
 def _measure(kernels: Iterable[str], made: Callable[[str], tuple[Work, Check]], timer: Timer) -> Found:
     """Measure kernels. `made` returns the work of one, and the check of its results.
 
-    It raises RuntimeError or MemoryError if the kernel can't run: the GPU is too old, a library is missing, or memory
-    runs out.
+    These and the timer raise RuntimeError or MemoryError if the kernel can't run or be timed: the GPU is too old, a
+    library is missing, memory runs out, or the host is too slow.
     """
     found = Found()
     works: dict[str, Work] = {}
     for kernel in kernels:
-        try:
+        with _noting(found, kernel):
             work, check = made(kernel)
-        except (RuntimeError, MemoryError) as error:
-            found.unable[kernel] = str(error)
-            continue
-        complaint = check()
-        if complaint is None:
-            works[kernel] = work
-        else:
-            found.wrong[kernel] = complaint
-    found.seconds = _in_turns(works, timer)
+            complaint = check()
+            if complaint is None:
+                works[kernel] = work
+            else:
+                found.wrong[kernel] = complaint
+    times = _in_turns(works, timer, found)
+    found.seconds = {kernel: statistics.median(each) for kernel, each in times.items() if kernel not in found.unable}
     return found
 
 
-def _in_turns(works: dict[str, Work], timer: Timer) -> dict[str, float]:
-    """Return the median seconds of each work.
+def _in_turns(works: dict[str, Work], timer: Timer, found: Found) -> dict[str, list[float]]:
+    """Return the seconds of each work in each turn. Works that can't be timed are noted, and left out from then on.
 
     Each turn times all of them, so a change in the GPU's speed affects all alike.
     """
-    bursts = {kernel: _burst(timer(work, 3)) for kernel, work in works.items()}
-    times: dict[str, list[float]] = {kernel: [] for kernel in works}
+    bursts: dict[str, int] = {}
+    for kernel, work in works.items():
+        with _noting(found, kernel):
+            bursts[kernel] = _burst(timer(work, 3))
+    times: dict[str, list[float]] = {kernel: [] for kernel in bursts}
     for _ in range(_TURNS):
-        for kernel, work in works.items():
-            times[kernel].append(timer(work, bursts[kernel]))
-    return {kernel: statistics.median(each) for kernel, each in times.items()}
+        for kernel, burst in bursts.items():
+            if kernel not in found.unable:
+                with _noting(found, kernel):
+                    times[kernel].append(timer(works[kernel], burst))
+    return times
+
+
+@contextlib.contextmanager
+def _noting(found: Found, kernel: str) -> Iterator[None]:
+    """Note an error as the reason why a kernel isn't measured."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        found.unable[kernel] = str(error)
 
 
 def _burst(seconds: float) -> int:
-    """Return how many times to do the work that is timed as one."""
+    """Return how often to repeat the work in one timing."""
     return max(1, min(_MOST_TIMES, round(_BURST / max(seconds, 1e-7))))

@@ -1,4 +1,4 @@
-"""The checks of weights that gradients are computed for."""
+"""Checks that gradients can be computed for weights."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def check_trainable(weights: StackedWeights) -> None:
         for name in _ZONEOUTS:
             part = getattr(layer, name)
             if part:
-                hint = "Training with zoneout draws random masks, and this is its expectation, for inference"
+                hint = f"Training with it needs random masks, and this is their expectation. Train with {name}=0"
                 got = f"{name}={part}" + (f" in layers[{index}]" if len(weights.layers) > 1 else "")
                 fail(ValueError, "weights", "no zoneout for gradients", got, hint)

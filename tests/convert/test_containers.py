@@ -35,7 +35,7 @@ def test_exported_programs_are_named(tmp_path):
 
 
 def test_importers_name_other_containers(tmp_path):
-    """Also those whose files are none of these."""
+    """Even importers whose own files aren't such containers."""
     pytest.importorskip("onnx", reason="onnx is not installed")
     for name in ("gzip", "tar", "ort", "index", "npy", "page", "MessagePack"):
         content, message, _ = FILES[name]

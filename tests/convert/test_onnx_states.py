@@ -330,7 +330,7 @@ def test_command_writes_the_state(made, h, tmp_path, capsys):
     source = model(made, h)
     onnx.save(source, path)
     assert command_line.main(["convert", path, out]) == 1
-    assert "(fusedlstm convert: --initial-state S.npz)" in capsys.readouterr().err
+    assert "Pass --initial-state S.npz" in capsys.readouterr().err
     assert command_line.main(["convert", path, out, "--initial-state", state]) == 0
     assert f"written: {state}" in capsys.readouterr().out
     xs = np.random.default_rng(1).normal(size=(T, B, N)).astype(np.float32)

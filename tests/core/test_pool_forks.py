@@ -64,8 +64,8 @@ def test_children_are_copies(make, dtype, backend):
 
 
 @pytest.mark.parametrize("steps", [0, 1])
-def test_children_go_their_own_way(steps, backend):
-    """A child steps like a slot that was given the same state, and its parent doesn't follow."""
+def test_children_step_independently(steps, backend):
+    """A child steps like any slot with the same state, and its parent doesn't change."""
     owner = layered(backend)
     pool, twin = filled(owner, 8, 4), make_pool(owner, 8)
     pool.release([1])
@@ -113,7 +113,7 @@ def test_no_parents(backend):
 
 
 def test_a_fork_that_does_not_fit(backend):
-    """It allocates nothing, however many would fit."""
+    """No slot is allocated, even if some would fit."""
     pool = filled(cell_of(backend), 6, 4)
     before = rows(pool, range(4))
     with pytest.raises(PoolFullError, match=r"^parents: wanted at most 2, the number of free slots \(of 6\); got 3$"):
@@ -138,7 +138,7 @@ def test_a_failed_fork_takes_no_slots(backend, monkeypatch):
 
 
 def test_many_parents(backend):
-    """Rows are copied in parts, if there are many, and a parent may be in several."""
+    """Many rows are copied in parts, and a parent may be in several."""
     owner = cell_of(backend)
     pool = filled(owner, 3000, 1000)
     parents = np.random.default_rng(0).integers(1000, size=2000)

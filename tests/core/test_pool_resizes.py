@@ -1,9 +1,18 @@
-"""StatePool.resize and memory_for: pools grow and shrink, and their memory is known beforehand."""
+"""StatePool.resize and memory_for: pools grow and shrink, and their memory is known in advance."""
 
 import numpy as np
 import pytest
 
-from fusedlstm import LSTM, LSTMCell, LSTMWeights, PoolFullError, StackedWeights, StatePool
+from fusedlstm import (
+    LSTM,
+    LSTMCell,
+    LSTMWeights,
+    PoolFullError,
+    StackedWeights,
+    StatePool,
+    WeightsFileError,
+    pool_files,
+)
 
 from support.backends import WAYS, backend_in_a_way
 from support.cells import host
@@ -76,7 +85,7 @@ def test_a_resized_pool_steps_like_the_old_one(backend):
 
 
 def test_free_slots_keep_their_order(backend):
-    """Slots that were added come after all others, and those above a smaller capacity are gone."""
+    """Added slots come after all others, and slots above a smaller capacity are gone."""
     pool = filled(cell_of(backend), 6, 5)
     pool.release([3, 1])
     pool.resize(8)
@@ -141,7 +150,7 @@ def test_a_failed_resize_changes_nothing(failing, backend, monkeypatch):
 
 
 def test_prepared_steps_stay_prepared(backend):
-    """A resized pool keeps the buffers of as many rows, or has made them anew."""
+    """A resized pool has buffers for as many rows as before."""
     owner = cell_of(backend)
     pool = filled(owner, 9, 5)
     pool.prepare(40)
@@ -170,6 +179,25 @@ def test_a_slot_released_within_a_resize(backend, monkeypatch):
     assert pool.allocate(1).tolist() == [2]
 
 
+@pytest.mark.parametrize("capacity", [3, 5])
+def test_a_pool_shrinks_while_a_file_is_read(capacity, backend, monkeypatch, tmp_path):
+    """Another thread may do that. The file must fit the pool that gets its states."""
+    owner = cell_of(backend)
+    filled(owner, 9, 6).save(tmp_path / "pool")
+    pool, load = filled(owner, 9, 3), pool_files.load
+    before = contents(pool)
+
+    def load_and_shrink(*arguments):
+        found = load(*arguments)
+        pool.resize(capacity)
+        return found
+
+    monkeypatch.setattr(pool_files, "load", load_and_shrink)
+    with pytest.raises(WeightsFileError, match=f"pool holds live slots up to 5; this pool's capacity is {capacity}"):
+        pool.load(tmp_path / "pool")
+    assert contents(pool) == before
+
+
 # Memory told beforehand.
 
 
@@ -188,7 +216,7 @@ def test_memory_for_odd_sizes(units, projected, backend):
 
 
 def test_memory_for_allocates_nothing(backend):
-    """It works for more than any machine has."""
+    """It works for capacities beyond any machine's memory."""
     owner = cell_of(backend)
     some, many = StatePool.memory_for(owner, 2048), StatePool.memory_for(owner, 2**31 - 1)
     assert 2048 * many.states == (2**31 - 1) * some.states

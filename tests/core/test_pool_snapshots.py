@@ -2,11 +2,13 @@
 
 import itertools
 import threading
+import weakref
 
 import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMWeights, StackedWeights, files, pool_calls, pool_slots
+from fusedlstm.pool_snapshot import PoolSnapshot
 
 from support import moments
 from support.backends import WAYS, backend_in_a_way
@@ -22,9 +24,12 @@ def backend(request, monkeypatch):
     return backend_in_a_way(request, monkeypatch)
 
 
+def weights_of(seed=0):
+    return StackedWeights([LSTMWeights.random(I, N, proj_size=P, seed=seed), LSTMWeights.random(P, 5, seed=1)])
+
+
 def owner_of(backend):
-    layers = [LSTMWeights.random(I, N, proj_size=P, seed=0), LSTMWeights.random(P, 5, seed=1)]
-    return LSTM(StackedWeights(layers), backend=backend)
+    return LSTM(weights_of(), backend=backend)
 
 
 def filled(owner, monkeypatch, seed=0):
@@ -43,6 +48,18 @@ def bits(slots, states):
 def contents(some):
     slots = some.slots
     return bits(slots, layers_of(some._cell, some.read(slots)))
+
+
+def begun(some, slots=None):
+    """Return a snapshot that has begun."""
+    snapshot = PoolSnapshot()
+    some._slots.begin_snapshot(snapshot, slots)
+    return snapshot
+
+
+def unfinished(some):
+    """Return the snapshots for which calls still copy states."""
+    return some._slots._unfinished()
 
 
 def taken(snapshot):
@@ -97,7 +114,7 @@ def test_a_change_is_kept_out(change, before, backend, monkeypatch):
         pytest.skip("needs slots on a device")
     some = filled(owner_of(backend), monkeypatch)
     wanted = contents(some)
-    snapshot = some._slots.begin_snapshot(None)
+    snapshot = begun(some)
     for _ in range(before):
         some._slots.go_on(snapshot)
     for _ in range(2):
@@ -108,7 +125,7 @@ def test_a_change_is_kept_out(change, before, backend, monkeypatch):
     assert taken(snapshot) == wanted
     if change not in ("grow", "shrink"):
         assert contents(some) != wanted
-    some._slots.end_snapshot(snapshot)
+    some.reset([])
     assert not some._slots.snapshots
 
 
@@ -117,7 +134,7 @@ def test_loading_is_kept_out(backend, monkeypatch, tmp_path):
     some = filled(owner, monkeypatch)
     filled(owner, monkeypatch, seed=2).save(tmp_path / "other")
     wanted = contents(some)
-    snapshot = some._slots.begin_snapshot(None)
+    snapshot = begun(some)
     some._slots.go_on(snapshot)
     some.load(tmp_path / "other")
     assert contents(some) != wanted
@@ -126,10 +143,10 @@ def test_loading_is_kept_out(backend, monkeypatch, tmp_path):
 
 
 def test_a_busy_pool_ends_a_snapshot(backend, monkeypatch):
-    """Calls that change states copy the parts, if the save itself gets no turn."""
+    """If the save itself gets no turn, calls that change states copy the parts."""
     some = filled(owner_of(backend), monkeypatch)
     wanted = contents(some)
-    snapshot = some._slots.begin_snapshot(None)
+    snapshot = begun(some)
     x = inputs(some._cell, 1)
     for _ in range(-(-LIVE // PART)):
         some.step(x, 0)
@@ -142,7 +159,7 @@ def test_a_busy_pool_ends_a_snapshot(backend, monkeypatch):
 
 
 def rows_by_turn(some, monkeypatch):
-    """Return a list to which each later call of the pool adds how many slots' states it reads."""
+    """Return a list. Each later call of the pool appends the number of slots whose states it reads."""
     run, read, turns = some._calls.run, some._engine.read, []
 
     def counted_run(*arguments):
@@ -159,19 +176,19 @@ def rows_by_turn(some, monkeypatch):
 
 
 def test_a_save_takes_short_turns(backend, monkeypatch, tmp_path):
-    """The pool is locked while a few states are copied, never for all."""
+    """The pool is locked while a few states are copied, never while all are."""
     some = filled(owner_of(backend), monkeypatch)
     turns = rows_by_turn(some, monkeypatch)
     some.save(tmp_path / "pool")
     assert sum(turns) == some.live == LIVE - 2
     assert max(turns) == PART
-    assert len(turns) == 2 + LIVE // PART  # the beginning, a turn for each part, and the end
+    assert len(turns) == 1 + LIVE // PART  # the beginning, and a turn for each part
 
 
 def test_a_step_copies_its_own_slots_and_a_part(backend, monkeypatch):
     some = filled(owner_of(backend), monkeypatch)
     slots, x = [29, 2, 15, 20, 21, 22, 23], inputs(some._cell, 7)
-    snapshot = some._slots.begin_snapshot(None)
+    snapshot = begun(some)
     snapshot.touch()
     turns = rows_by_turn(some, monkeypatch)
     for _ in range(9):
@@ -187,7 +204,7 @@ def test_parts_have_a_mebibyte():
     owner = LSTMCell(LSTMWeights.random(1, 256, seed=0), backend="numpy")
     some = make_pool(owner, 5000)
     some.allocate(5000)
-    snapshot = some._slots.begin_snapshot(None)
+    snapshot = begun(some)
     some._slots.go_on(snapshot)
     assert snapshot._next * 2 * 256 * 4 == 1 << 20
 
@@ -224,7 +241,7 @@ class Worker:
 
 
 def saved_beside_a_worker(owner, monkeypatch, path, seed):
-    """Save beside a worker. Return the file's content, and all contents that the pool had."""
+    """Save while a worker runs. Return the file's content, and all contents that the pool had."""
     some, twin = filled(owner, monkeypatch), filled(owner, monkeypatch)
     worker = Worker(some, seed)
     worker.thread.start()
@@ -247,7 +264,7 @@ def test_a_save_beside_steps_is_of_one_moment(seed, monkeypatch, tmp_path):
 
 
 def test_a_torn_save_is_found(monkeypatch, tmp_path):
-    """Plant a fault and find it: nothing is kept before it changes."""
+    """Plant a fault and find it: states aren't kept before they change."""
     monkeypatch.setattr(pool_slots.PoolSlots, "keep", lambda self, slots: None)
     monkeypatch.setattr(pool_calls, "_PAUSES", 50.0)  # so that the worker makes calls between two parts
     owner = owner_of("numpy")
@@ -258,7 +275,7 @@ def test_a_torn_save_is_found(monkeypatch, tmp_path):
 def test_two_saves_at_once(monkeypatch, tmp_path):
     some = filled(owner_of("numpy"), monkeypatch)
     wanted = contents(some)
-    one, other = some._slots.begin_snapshot(None), some._slots.begin_snapshot([3, 29, 7])
+    one, other = begun(some), begun(some, [3, 29, 7])
     some._slots.go_on(one)
     some.reset([29, 2])
     for snapshot in (other, one):
@@ -271,7 +288,25 @@ def test_two_saves_at_once(monkeypatch, tmp_path):
         np.testing.assert_array_equal(some_states.c, all_states.c[places])
 
 
+def test_a_save_names_the_weights_of_its_moment(monkeypatch, tmp_path):
+    owner, path = owner_of("numpy"), tmp_path / "pool"
+    some, weights, go_on = filled(owner, monkeypatch), owner.weights, PoolSnapshot.go_on
+
+    def go_on_with_others(snapshot):
+        go_on(snapshot)
+        owner.set_weights(weights_of(seed=5))
+
+    monkeypatch.setattr(PoolSnapshot, "go_on", go_on_with_others)
+    some.save(path)
+    owner.set_weights(weights)
+    some.load(path)  # no warning about other weights
+
+
 # Failures.
+
+
+def without_memory(slots):
+    raise MemoryError("no memory for a copy")
 
 
 def test_memory_runs_out_for_a_snapshot(backend, monkeypatch, tmp_path):
@@ -283,12 +318,9 @@ def test_memory_runs_out_for_a_snapshot(backend, monkeypatch, tmp_path):
 
     def step_without_memory(snapshot):
         go_on(snapshot)
-        fetch, snapshot._fetch = snapshot._fetch, fail
+        fetch, snapshot._fetch = snapshot._fetch, without_memory
         some.step(inputs(owner, 2), [29, 2])
         snapshot._fetch = fetch
-
-    def fail(slots):
-        raise MemoryError("no memory for a copy")
 
     twin = filled(owner, monkeypatch)
     twin.step(inputs(owner, 2), [29, 2])
@@ -299,40 +331,64 @@ def test_memory_runs_out_for_a_snapshot(backend, monkeypatch, tmp_path):
             some.save(path)
     assert path.read_bytes() == before
     assert contents(some) == contents(twin)
-    assert not some._slots.snapshots
+    assert not unfinished(some)
     some.save(path)
     assert in_file(path, owner, monkeypatch) == contents(some)
 
 
 def test_a_snapshot_is_interrupted(monkeypatch, tmp_path):
-    """The pool is unchanged. A snapshot that is left behind ends with the next calls."""
+    """The pool is unchanged. No call copies states for a save that has failed, even if its error is kept."""
     monkeypatch.setattr(pool_calls, "_PAUSES", 0.0)
     owner, path = owner_of("numpy"), tmp_path / "pool"
     some = filled(owner, monkeypatch)
-    left = 0
-    for moment in itertools.count(1, 11):
+    errors = []
+
+    def save():
+        try:
+            some._calls.snapshot(None)
+        except BaseException as error:
+            errors[:] = [error]
+            raise
+
+    for moment in itertools.count(1, 9):
         before = contents(some)
-        if moments.interrupted(lambda: some._calls.snapshot(None), moment) is None:
+        if moments.interrupted(save, moment) is None:
             break
+        assert not unfinished(some), moment
         assert contents(some) == before
-        left += bool(some._slots.snapshots)
-        for _ in range(LIVE // PART + 1):
-            some.step(inputs(owner, 1), 0)
-        assert not some._slots.snapshots
     assert moment > 100
-    assert left < 5
+    assert errors
     some.save(path)
     assert in_file(path, owner, monkeypatch) == contents(some)
 
 
+def test_a_save_frees_its_memory(monkeypatch, tmp_path):
+    """It does so at once, whether or not the pool is called again."""
+    some, made = filled(owner_of("numpy"), monkeypatch), []
+    begin = some._slots.begin_snapshot
+
+    def seen(snapshot, slots):
+        made.append(weakref.ref(snapshot))
+        begin(snapshot, slots)
+
+    monkeypatch.setattr(some._slots, "begin_snapshot", seen)
+    some.save(tmp_path / "pool")
+    with pytest.raises(FileNotFoundError):
+        some.save(tmp_path / "none" / "pool")
+    monkeypatch.setattr(some._slots, "_fetched", without_memory)
+    with pytest.raises(MemoryError):
+        some.save(tmp_path / "pool")
+    assert [ref() for ref in made] == [None] * 3
+
+
 def test_an_interrupted_step_is_kept_out(monkeypatch):
-    """A step that is interrupted while it copies states for a snapshot has done nothing, or all of its work."""
+    """A step that is interrupted while it copies states for a snapshot has changed no state, or all of its states."""
     owner = owner_of("numpy")
     x, slots = inputs(owner, 3), [29, 2, 15]
     for moment in itertools.count(1, 5):
         some = filled(owner, monkeypatch)
         wanted = contents(some)
-        snapshot = some._slots.begin_snapshot(None)
+        snapshot = begun(some)
         some._slots.go_on(snapshot)
         ended = moments.interrupted(lambda some=some: some.step(x, slots), moment) is None
         some.step(x, slots)
@@ -375,4 +431,4 @@ def test_bad_slots_are_not_saved(slots, error, message, backend, monkeypatch, tm
     with pytest.raises(error, match=message):
         some.save(tmp_path / "pool", slots=slots)
     assert not list(tmp_path.iterdir())
-    assert not some._slots.snapshots
+    assert not unfinished(some)

@@ -807,6 +807,32 @@ def test_a_slot_released_twice_within_its_release(monkeypatch):
     assert pool.allocate(3).tolist() == [2, 3, 4]
 
 
+def test_an_interrupt_keeps_a_finalizers_release(monkeypatch):
+    """Whenever the call is interrupted, the slot is freed in the end, and only once."""
+    cell = LSTMCell(weights(), backend="numpy")
+    x = random_inputs(cell, 1)[0]
+    for moment in itertools.count(1, 3):
+        pool = StatePool(cell, 5)
+        kept, other = pool.allocate(2).tolist()
+        clear, left, released = pool._engine.clear, [other], []
+
+        def release_and_clear(slots, clear=clear, left=left, released=released, pool=pool):
+            while left:
+                pool.release(left[0])
+                released.append(left.pop())
+            clear(slots)
+
+        monkeypatch.setattr(pool._engine, "clear", release_and_clear)
+        ended = moments.interrupted(lambda pool=pool, kept=kept: pool.reset(kept), moment) is None
+        if released:
+            pool.step(x, kept)  # the next call frees it, and takes no other
+            assert pool.slots.tolist() == [kept], moment
+            assert pool.allocate(4).tolist() == [other, 2, 3, 4], moment
+        if ended:
+            break
+    assert moment > 30
+
+
 def test_properties_can_be_read_within_a_call(way, tmp_path):
     """A logger or a debugger may read sizes, memory, kernels and repr at any time."""
     user = PoolUser(way, tmp_path / "pool")

@@ -146,6 +146,15 @@ def test_check_of_h_with_other_bounded_functions(options):
         checking(np.ones((2, 3), np.float32), state)
 
 
+@pytest.mark.parametrize("name", ["__call__", "vjp"])
+def test_check_of_h_names_the_caller_s_line(name):
+    checking = LSTMCell(LSTMWeights.random(3, 4, seed=0), backend="numpy", check_state=True)
+    state = LSTMState(h=np.full((2, 4), 1.5, "f4"), c=np.zeros((2, 4), "f4"))
+    with pytest.warns(UserWarning, match="swapped") as caught:
+        getattr(checking, name)(np.ones((2, 3), np.float32), state)
+    assert [each.filename for each in caught] == [__file__]
+
+
 def test_check_of_h_is_silent_if_h_may_exceed_1(recwarn):
     x, state = np.ones((2, 3), np.float32), LSTMState(h=np.full((2, 4), 1.5, "f4"), c=np.zeros((2, 4), "f4"))
     projected = LSTMWeights.random(3, 4, proj_size=4, seed=0)

@@ -124,7 +124,7 @@ def test_calls_at_once_have_the_smallest_limit(counts):
 
 
 def test_larger_limits_have_no_effect(counts):
-    """Nor do they beside another call's limit, which doesn't count for the number of shares."""
+    """This also holds during another call's limit, which doesn't change the number of shares."""
     limits = thread_limit.limits()
     limits.begin("other", 2)
     limits.begin("large", WITHOUT + 3)

@@ -1,4 +1,4 @@
-"""The formula in PyTorch, whose autograd is the truth for gradients, gives the numbers of LSTM and of nn.LSTM."""
+"""The formula in PyTorch, the reference for gradients, agrees with LSTM and torch.nn.LSTM."""
 
 import numpy as np
 import pytest

@@ -41,7 +41,7 @@ def arguments_of(case):
 
 
 def weighted(results, seed=0):
-    """Return a sum of all elements with random weights, so that each has another gradient."""
+    """Return a randomly weighted sum of all elements, so that each has its own gradient."""
     generator = torch.Generator().manual_seed(seed)
     return sum((torch.randn(each.shape, generator=generator, dtype=each.dtype) * each).sum() for each in results)
 
@@ -236,6 +236,35 @@ def test_second_derivatives_raise():
     (d_xs,) = torch.autograd.grad(module(xs)[0].sum(), xs, create_graph=True)
     with pytest.raises(NotImplementedError, match="no second derivatives: call backward .* without create_graph=True"):
         d_xs.sum().backward()
+
+
+@pytest.mark.parametrize("flags", ["lengths", "mask", "is_first"])
+def test_flags_in_numpy_may_be_reused(flags):
+    """A collector writes the next rollout's flags to the same buffers before the update."""
+    module, xs = ours.LSTM(I, N), torch.randn(T, B, I)
+    buffer = np.full(B, 2) if flags == "lengths" else np.arange(T * B).reshape(T, B) % 2 == 0
+    wanted = torch.autograd.grad(module(xs, **{flags: buffer.copy()})[0].sum(), module.parameters())
+    outputs, _ = module(xs, **{flags: buffer})
+    buffer[...] = 0
+    got = torch.autograd.grad(outputs.sum(), module.parameters())
+    assert all(map(torch.equal, got, wanted))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # by torch.func itself
+@pytest.mark.parametrize("part", ["xs", "state", "weights"])
+def test_forward_mode_raises(part):
+    """Without a check, the tangents of results would be zeros."""
+    module = ours.LSTM(I, N).requires_grad_(False)
+    values = {"xs": torch.zeros(T, B, I), "state": torch.zeros(B, N), "weights": module.weight_hh_l0.detach()}
+
+    def call(value):
+        xs, h, weights = (value if name == part else given for name, given in values.items())
+        states = (LSTMState(h=h, c=torch.zeros(B, N)),)
+        return torch.func.functional_call(module, {"weight_hh_l0": weights}, (xs, states))[0]
+
+    value = values[part]
+    with pytest.raises(NotImplementedError, match="no derivatives in forward mode"):
+        torch.func.jvp(call, (value,), (torch.ones_like(value),))
 
 
 def test_weights_changed_before_backward_raise():

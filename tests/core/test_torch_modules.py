@@ -163,7 +163,7 @@ def test_to_torch_s_state_dict_loads():
     assert_equal(module.to_weights(), weights)
 
 
-def test_forget_bias_is_added_to_first_values():
+def test_forget_bias_is_added_to_initial_values():
     torch.manual_seed(0)
     plain = ours.LSTM(I, N, 2, bidirectional=True)
     torch.manual_seed(0)

@@ -1,11 +1,11 @@
 """Gradients of an LSTM's and a cell's vjp: torch.autograd, finite differences and other systems give the same ones."""
 
 import dataclasses
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,8 +24,7 @@ from fusedlstm import (
 )
 from fusedlstm.backends.numpy import formula_vjp
 
-from support import torch_formula
-from support.gradients import by_name, exact, largest_difference, named, ours, seeds_of, states_like
+from support.gradients import by_name, exact, in_torch, largest_difference, named, ours, seeds_of, states_like
 from support.oracle_files import Oracle, names
 from support.training_cases import CASES, random_case, random_states
 
@@ -60,12 +59,27 @@ def one_step(seed, reset):
     return weights, case.xs[0], case.states[0], d_state, None if first is None else first[0], to
 
 
+@pytest.mark.parametrize("reset", [None, "zero", "one row", "rows"])
+def test_step_of_no_rows(reset):
+    weights, x, state, d_state, first, to = one_step(0, reset)
+    nothing, none = (LSTMState(h=each.h[:0], c=each.c[:0]) for each in (state, d_state))
+    to = LSTMState(h=to.h[:0], c=to.c[:0]) if reset == "rows" else to
+    first = None if first is None else first[:0]
+    new, pullback = LSTMCell(weights, backend="numpy").vjp(x[:0], nothing, is_first=first, reset_to=to)
+    assert new.h.shape == (0, weights.output_size)
+    got = pullback(none)
+    assert got.x.shape == (0, weights.input_size)
+    assert all(array.shape == weights.arrays()[name].shape for name, array in got.weights.arrays().items())
+    assert not any(array.any() for array in of_cell(got).values())
+
+
 RESETS = st.sampled_from([None, "zero", "one row", "rows"])
 
 
 @settings(max_examples=150)
 @given(seed=st.integers(0, 1 << 30), reset=RESETS)
 def test_derivative_of_the_formula(seed, reset):
+    torch, torch_formula = in_torch()
     weights, x, state, d_state, first, to = one_step(seed, reset)
     arrays = () if to is None else (to.h, to.c)
     got = formula_vjp.step(weights, x, state.h, state.c, d_state.h, d_state.c, first, *arrays)
@@ -289,6 +303,30 @@ def test_nan_in_padding_has_no_effect(general):
         np.testing.assert_array_equal(results[1][name], array)
 
 
+@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize(("peephole", "projection"), [(False, None), (True, 3)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_nan_in_idle_states_has_no_effect(every, peephole, projection, reverse):
+    """A row without steps keeps its NaN, and one that begins late is reset first."""
+    weights = StackedWeights.random(3, 4, 2, seed=0, dtype="float64", peephole=peephole, proj_size=projection)
+    mask, first = np.ones((6, 3), bool), np.zeros((6, 3), bool)
+    mask[:, 0] = mask[:2, 1] = mask[-2:, 1] = False
+    first[[2, 3], 1] = True
+    options = {"mask": mask, "is_first": first, "reverse": reverse}
+    states = random_states(np.random.default_rng(0), weights, 3)
+    case = dataclasses.replace(small(), weights=weights, states=states, options=options)
+    results = []
+    for bad in (0, np.nan):
+        garbage = tuple(LSTMState(h=state.h.copy(), c=state.c.copy()) for state in states)
+        rows = [0] if reverse else [0, 1]
+        for state in garbage:
+            state.h[rows] = state.c[rows] = bad
+        results.append(ours(dataclasses.replace(case, states=garbage), *seeds_of(case), checkpoint_every=every))
+    for name, array in results[0].items():
+        np.testing.assert_array_equal(results[1][name], array, name)
+    assert all(np.isfinite(array).all() for array in results[0].values())
+
+
 def test_nan_before_a_reset_has_no_effect():
     first = np.zeros((6, 3), bool)
     first[0] = True
@@ -419,6 +457,16 @@ def test_gradients_by_several_threads():
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(8)))
+
+
+@pytest.mark.parametrize("retain", [False, True])
+def test_pullback_holds_no_results(retain):
+    case = small()
+    outputs, finals, pullback = LSTM(case.weights, backend="numpy").vjp(case.xs, case.states)
+    pullback(outputs, finals, retain=retain)
+    results = [weakref.ref(each) for each in (outputs, *(part for state in finals for part in (state.h, state.c)))]
+    del outputs, finals
+    assert all(result() is None for result in results)
 
 
 def test_failed_pullback_can_be_called_again():

@@ -200,7 +200,7 @@ def test_16_bit_weights_have_no_gradients(dtype):
 
 @pytest.mark.parametrize("zoneout", ["zoneout_c", "zoneout_h"])
 def test_zoneout_has_no_gradients(zoneout):
-    hint = "Training with zoneout draws random masks, and this is its expectation, for inference"
+    hint = f"Training with it needs random masks, and this is their expectation. Train with {zoneout}=0"
     weights = LSTMWeights.random(I, N, seed=0, **{zoneout: 0.3})
     wanted = f"weights: wanted no zoneout for gradients; got {zoneout}=0.3"
     cell = LSTMCell(weights, backend="numpy")

@@ -317,7 +317,7 @@ def test_read_write_and_reset_after_any_steps(options):
 
 @pytest.mark.parametrize("capacity", [45, 60])
 def test_forks_after_any_steps(capacity, options):
-    """Children have their parents' states, whichever of both slots' two rows is current, also in a resized pool."""
+    """Children have their parents' states, whichever rows of their slots are current, also in a resized pool."""
     owner, pool = make(**options)
     x = inputs(owner, 4)
     pool.resize(capacity)

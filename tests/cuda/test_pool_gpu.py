@@ -1,5 +1,6 @@
 """Pools on the emulated GPU: what a step queues, which engines are kept, and slots from the device."""
 
+import contextlib
 import gc
 
 import numpy as np
@@ -386,6 +387,49 @@ def test_tensors(torch, dtype):
     assert isinstance(pool.read([1], like=tensors[0]).h, torch.Tensor)
 
 
+CALLS_IN_CAPTURES = {
+    "step": lambda pool, x, slots, state: pool.step(x, [0, 1, 2]),
+    "device step": lambda pool, x, slots, state: pool.step(x, slots),
+    "allocate": lambda pool, x, slots, state: pool.allocate(1),
+    "fork": lambda pool, x, slots, state: pool.fork([1]),
+    "reset": lambda pool, x, slots, state: pool.reset([1]),
+    "read": lambda pool, x, slots, state: pool.read([1]),
+    "write": lambda pool, x, slots, state: pool.write([1], state),
+    "resize": lambda pool, x, slots, state: pool.resize(50),
+    "prepare": lambda pool, x, slots, state: pool.prepare(64),
+    "check": lambda pool, x, slots, state: pool.check(),
+    "save": lambda pool, x, slots, state: pool.save("never"),
+}
+
+
+@pytest.mark.parametrize("library", ["cupy", "torch"])
+@pytest.mark.parametrize("kernel", ["matmul", "simt"])
+def test_a_users_capture_refuses_calls(kernel, library, torch, tmp_path, monkeypatch):
+    """They raise before any work. The capture stays valid, and slots that it releases are freed later."""
+    monkeypatch.chdir(tmp_path)
+    owner, pool = make(kernel=kernel)
+    x, kept = inputs(owner, 3), on_device([0, 1, 2])
+    pool.release([7])
+    pool.step(x, kept)
+    before, state = host(pool.read([0, 1, 2]).c), owner.zero_state(1)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    if library == "torch":
+        torch.cuda.set_stream(stream)
+    with stream if library == "cupy" else contextlib.nullcontext():
+        stream.begin_capture()
+        observe.clear()
+        for call in CALLS_IN_CAPTURES.values():
+            with pytest.raises(RuntimeError, match="^a StatePool's calls can't be captured into a CUDA graph: "):
+                call(pool, x, kept, state)
+        pool.release([3, 4])
+        assert not observe.log()
+        stream.end_capture()
+    assert pool.live == 37
+    np.testing.assert_array_equal(host(pool.read([0, 1, 2]).c), before)
+    assert pool.allocate(3).tolist() == [3, 4, 7]
+    assert not any(tmp_path.iterdir())
+
+
 @needs_own_memory
 def test_memory_outlives_queued_work(monkeypatch):
     from fusedlstm.backends.cuda.runtime import streams as order
@@ -528,7 +572,7 @@ def test_a_prepared_pool_loads_nothing(monkeypatch):
 
 
 def test_a_fork_stays_on_the_device():
-    """The host waits for nothing, and fetches nothing. Other streams' work comes before it."""
+    """The host neither waits nor fetches. The fork runs after other streams' work."""
     owner, pool = make()
     pool.resize(60)
     pool.fork([1, 1])  # so that CuPy has its kernels
@@ -606,7 +650,7 @@ def test_a_pools_memory_is_not_made_in_a_capture():
         stream.begin_capture()
         try:
             for call in (lambda: pool.resize(50), lambda: StatePool(owner, 5)):
-                with pytest.raises(RuntimeError, match="^making or resizing a StatePool can't be captured: "):
+                with pytest.raises(RuntimeError, match=r"^(a|making a) StatePool('s calls)? can't be captured"):
                     call()
         finally:
             stream.end_capture()

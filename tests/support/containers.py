@@ -1,4 +1,4 @@
-"""Files that no importer reads, which hold one that can be read or stand for one."""
+"""Files that no importer reads, but that contain or point to a readable file."""
 
 import gzip
 import io
@@ -76,10 +76,10 @@ FILES = {
     ),
     "npy": (
         array(ARRAYS["weight_ih_l0"]),
-        "a .npy file, whose one array has no name: save all arrays by their names with numpy.savez",
+        "a .npy file, which holds one array without a name: save all arrays by name with numpy.savez",
         lambda _: archive(ARRAYS),
     ),
-    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS, which", None),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a Git LFS pointer, which", None),
     "page": (b"\n<!DOCTYPE html>\n<html>", "an HTML page, perhaps of a failed download", None),
     "empty": (b"", "empty", None),
     "MessagePack": (b"\x81\xa6params\x81\xa4cell\x80", "a MessagePack file, as Flax writes: pass flax.serial", None),

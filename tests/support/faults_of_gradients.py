@@ -1,4 +1,4 @@
-"""Mistakes in the backward pass: each term dropped once, each sign flipped once, and what else is easily wrong.
+"""Mistakes in the backward pass: each term dropped once, each sign flipped once, and other easy mistakes.
 
 A test plants one at a time in the module's source, and runs the new code in its place.
 """
@@ -34,7 +34,7 @@ class Fault:
 
 @contextlib.contextmanager
 def planted(fault):
-    """Run a module's changed source in its place, also where other modules have imported names of it."""
+    """Run a module's changed source in its place, also where other modules have imported its names."""
     module = importlib.import_module(f"{PACKAGE}.{fault.module}")
     before = dict(vars(module))
     changed = dict(before)
@@ -218,8 +218,8 @@ BACKWARD = [
     ("no gradient of weight_ih and weight_hh", "self._of_both += d_z.T", "unused = d_z.T"),
     ("the last gradient of both alone", "self._of_both += d_z.T", "self._of_both = d_z.T"),
     ("the gradient of both with -", "self._of_both += d_z.T", "self._of_both -= d_z.T"),
-    ("x left out", "xs[...] = piece.xs[part]", "xs[...] = 0"),
-    ("x of other steps", "xs[...] = piece.xs[part]", "xs[...] = piece.xs[:count]"),
+    ("x left out", "= piece.xs[part]", "= 0"),
+    ("x of other steps", "= piece.xs[part]", "= piece.xs[:count]"),
     ("no gradient of weight_hr", 'sums["weight_hr"] +=', "unused ="),
     ("the last gradient of weight_hr alone", 'sums["weight_hr"] +=', 'sums["weight_hr"] ='),
     ("the last gradient of bias alone", 'sums["bias"] +=', 'sums["bias"] ='),

@@ -28,7 +28,7 @@ SEQUENCERS = {
         ),
         (
             "a graph is launched in the caller's capture",
-            "if is_captured(cupy.cuda.get_current_stream()):\n            self._queue()",
+            "if is_captured(cupy.cuda.get_current_stream().ptr):\n            self._queue()",
             "if False:\n            self._queue()",
             "now sequencer callers_graph",
         ),

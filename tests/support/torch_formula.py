@@ -1,8 +1,8 @@
 """An LSTM with every option in float64, written in PyTorch from docs/formula.md and docs/sequences.md.
 
-torch.autograd of it is the truth for gradients. It shares nothing with the package but the names of options.
+Its torch.autograd is the reference for gradients. It shares nothing with the package except the names of options.
 
-Where a function has a kink, its derivative is PyTorch's and TensorFlow's: that of the left side for relu, leaky_relu,
+Where a function has a corner, its derivative is PyTorch's and TensorFlow's: that of the left side for relu, leaky_relu,
 elu and thresholded_relu. A clip, also that of hard_sigmoid, passes the gradient inside its limits and at them.
 """
 

@@ -1,6 +1,6 @@
 """Random stacks with every option, and arguments of their sequences, in float64: for comparing gradients.
 
-A hypothesis test takes `@given(case=CASES)`. Values stay moderate, as gates without bounds are clipped.
+A hypothesis test takes `@given(case=CASES)`. Values stay moderate, as unbounded gates are clipped.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Case:
 
 
 def random_options(rng, *, zoneout):
-    """Return options of a cell without projection. Each function takes each role."""
+    """Return options of a cell without projection. Any function may take any role."""
     if rng.random() < 0.3:
         return {}
     gate, activation, output = (FUNCTIONS[k] for k in rng.integers(len(FUNCTIONS), size=3))

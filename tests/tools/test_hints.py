@@ -74,6 +74,7 @@ def test_hint_works(name, logged):
 _GPU = "needs a GPU, or a fork after it was used"
 _OLD = "needs a program that no Python of today runs: Keras 1, or PyTorch 1.3"
 NOT_RUN: dict[str, dict[str, str]] = {
+    "backends/cuda/backend.py": {"vjp computes gradients": _GPU},
     "backends/cuda/runtime/fork.py": dict.fromkeys(("this process was forked", "this thread is capturing"), _GPU),
     "convert/containers.py": {"TorchScript of PyTorch before 1.4": _OLD},
     "convert/keras/options.py": {"Save it with Keras 2": _OLD},

@@ -1,4 +1,4 @@
-"""Files of commands that are pipes, as a shell's <(command) and >(command): used, or refused by name."""
+"""Pipes in place of files, as a shell's <(command) and >(command): commands use them, or refuse them by name."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from support import scripted_bench
 from support.streams import shell_pipe, shell_target
 
 I, N = 3, 4
-REASON = "is a pipe or a device, but it is read more than once: save it to a file first"
+REASON = "is a pipe or device, but must be read more than once: save it to a file first"
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs pipes as links, as in Linux")
 
 

@@ -310,6 +310,35 @@ def test_kernels_that_cannot_run_are_said(files, made_up, monkeypatch, capsys):
 
 
 @needs_cuda
+def test_a_kernel_that_fails_leaves_the_others(files, made_up, monkeypatch, capsys):
+    """Its check may run out of memory, and the host may be too slow to time it. The rest is measured and kept."""
+    path, weights = files
+    complaint, left = periodic.Periodic.complaint, ["the first time"]
+
+    def without_memory(self, cell, stepper):
+        if stepper.kernels == ("tensor_large",):
+            raise MemoryError("no memory for a check")
+        return complaint(self, cell, stepper)
+
+    def of(kernel, B):
+        if kernel == "tensor_small" and left:
+            left.pop()
+        elif kernel == "tensor_small":
+            raise RuntimeError("the host can't queue 40 steps")
+        return wins("tensor_small")(kernel, B)
+
+    monkeypatch.setattr(periodic.Periodic, "complaint", without_memory)
+    made_up(of, wins("matmul"))
+    assert tune(path / "cell", "--batch", 8) == 0
+    said = capsys.readouterr().out
+    assert "tensor_large can't run: no memory for a check" in said
+    assert "tensor_small can't run: the host can't queue 40 steps" in said
+    found = select.times_of(0, measured.Layer.of(weights, "highest"))
+    assert set(found.rows[8]) == {"matmul", "tensor_medium"}
+    assert "tensor_small" in found.sequences[8]
+
+
+@needs_cuda
 def test_time_is_limited(files, made_up, monkeypatch, capsys):
     path, weights = files
     clock = iter([0.0, 1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0])
@@ -370,7 +399,7 @@ def test_sequences_use_the_fastest(winner, files, made_up, folder):
 
 @needs_cuda
 def test_measured_scans_take_more_rows(files):
-    """The table scans up to 4096 rows. Times of more may say that this is still the fastest."""
+    """The table scans up to 4096 rows. For more rows, measured times may still choose a scan."""
     _, weights = files
     assert LSTM(weights, backend="cuda").kernels(64, 5000) != ("scan",)
     layer = measured.Layer.of(weights, "highest")
@@ -399,7 +428,7 @@ def test_pieces_have_the_bits_of_a_call(winner, files):
 
 @needs_cuda
 def test_runs_are_timed_in_turns(files, made_up):
-    """A burst lasts about as long as that of single steps, so it has fewer runs."""
+    """A burst of runs lasts about as long as one of single steps, so it has fewer runs."""
     path, _ = files
     made_up(wins("matmul"), lambda kernel, B: 10e-6)
     assert tune(path / "cell", "--batch", 8) == 0
@@ -451,7 +480,7 @@ def test_a_wrong_run_is_not_timed(fault, files, made_up, monkeypatch, capsys):
 @needs_cuda
 @pytest.mark.parametrize("name", ["float64", "float32", "tf32", "float16", "bfloat16"])
 def test_right_runs_pass(name):
-    """The weights have many options. Those of TF32 don't project, as a scan of it can't."""
+    """The weights have many options. Those in TF32 have no projection, which its scan can't do."""
     about = ("float32", "high") if name == "tf32" else (name, "highest")
     options = {"peephole": True, "zoneout_h": 0.1, "zoneout_c": 0.2, "cell_clip": 3.0}
     if name != "tf32":
@@ -474,7 +503,7 @@ def test_sequences_without_a_kernel_are_said(files, made_up, monkeypatch, capsys
     monkeypatch.setattr(static_sequence, "_MOST_BUFFERS", 1)
     made_up(wins("tensor_small"))
     assert tune(path / "cell", "--batch", 8) == 0
-    assert "scan can't run: calls with so many rows take too few steps at once" in capsys.readouterr().out
+    assert "scan can't run: with this many rows, a call runs too few steps at once" in capsys.readouterr().out
     assert LSTM(weights, backend="cuda").kernels(64, 8) == ("tensor_small",)
 
 
@@ -569,6 +598,8 @@ DAMAGED = {
     "no rows": lambda text: text.replace("microseconds of a step", "milliseconds of a step"),
     "a negative time": lambda text: text.replace('"tensor_large": 1.0', '"tensor_large": -1.0'),
     "a time that is NaN": lambda text: text.replace('"tensor_large": 1.0', '"tensor_large": NaN'),
+    "a time too large for a float": lambda text: text.replace('"tensor_large": 1.0', f'"tensor_large": {10**400}'),
+    "an infinite number of rows": lambda text: with_key(text, OF_SEQUENCES, [[float("inf"), {"matmul": 1.0}]]),
     "an unknown kernel": lambda text: text.replace("tensor_large", "tensor_huge"),
     "a kernel of another dtype": lambda text: text.replace("tensor_large", "simt"),
     "another layer": lambda text: text.replace('"N": 16', '"N": 32'),
@@ -602,7 +633,7 @@ def test_times_survive_their_file():
 
 @needs_cuda
 def test_files_without_sequences_are_read(kept, caplog):
-    """They are of single steps, as the first versions wrote them. The table chooses for sequences."""
+    """The first versions wrote times of single steps only. The table chooses for sequences."""
     file, weights = kept
     content = json.loads(file.read_text())
     del content[OF_SEQUENCES]
@@ -682,9 +713,10 @@ def test_forgotten_times_are_gone(kept, folder, capsys):
 
 
 @needs_cuda
-def test_a_full_disk_leaves_the_old_file(kept, files, monkeypatch, folder):
+def test_a_full_disk_leaves_the_old_file(kept, files, made_up, monkeypatch, folder):
     file, _ = kept
     path, _ = files
+    made_up(wins("matmul"))
     before = file.read_bytes()
 
     def full(*_):

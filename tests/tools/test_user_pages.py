@@ -140,7 +140,7 @@ def test_running_a_pool(backend, monkeypatch, tmp_path):
 
 
 def test_idle_sessions_end(monkeypatch, tmp_path):
-    """The recipe, with a clock of its own: a session ends when it took no step for longer than allowed."""
+    """The recipe, with a clock of its own: a session that doesn't step for longer than allowed ends."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FUSEDLSTM_BACKEND", "numpy")
     names = execute("running-a-pool.md")

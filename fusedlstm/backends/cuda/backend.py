@@ -17,7 +17,7 @@ from fusedlstm.backends.cuda.layer_step import batch_step, slot_nbytes, slot_ste
 from fusedlstm.backends.cuda.pool import CudaPool
 from fusedlstm.backends.cuda.runtime import fork, tuned
 from fusedlstm.backends.cuda.runtime.cublaslt import check_can_plan, why_not
-from fusedlstm.backends.cuda.runtime.streams import Exported, Order, Turns, check_not_captured
+from fusedlstm.backends.cuda.runtime.streams import Exported, Order, Turns, check_not_captured, is_captured
 from fusedlstm.backends.cuda.runtime.strides import span
 from fusedlstm.backends.cuda.sequence import CudaSequence
 from fusedlstm.backends.cuda.sequencer import CudaSequencer
@@ -26,7 +26,7 @@ from fusedlstm.backends.measured import Layer
 from fusedlstm.validation.arguments import check_no_grad, fail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from types import ModuleType
     from typing import NoReturn
 
@@ -260,7 +260,7 @@ class CudaBackend:
         fork.check_process()
         kernels = self._pool_kernels(weights, engines, capacity)
         with self._device:
-            check_not_captured("making or resizing a StatePool", "its memory is allocated and filled with zeros once")
+            check_not_captured("making a StatePool", "its memory is allocated and filled with zeros once")
             turns = Turns(self._index)
             return CudaPool(engines, slot_step(engines, weights.residual, capacity, kernels, turns), turns)
 
@@ -280,6 +280,13 @@ class CudaBackend:
         """Return a context that queues work on a stream; None for CuPy's current one."""
         fork.check_process()
         return Order(self._index, stream)
+
+    def is_captured(self, streams: Iterable[int]) -> bool:
+        """Return whether the caller, and not this package, captures CuPy's current stream, or one of these."""
+        if fork.forked or fork.is_capturing():  # calls say so
+            return False
+        with self._device:
+            return any(map(is_captured, (int(cupy.cuda.get_current_stream().ptr), *streams)))
 
     def from_dlpack(self, array: Any) -> Any:
         """Return a view of an array on this device. The current stream waits for the producer's."""

@@ -154,7 +154,7 @@ class CudaSequencer:
             self._run()
 
     def _run(self) -> None:
-        if is_captured(cupy.cuda.get_current_stream()):
+        if is_captured(cupy.cuda.get_current_stream().ptr):
             self._queue()
             return
         stream = self._turns.begin()
@@ -173,7 +173,7 @@ class CudaSequencer:
         """Queue a call on the current stream, in order with other calls unless the caller captures it."""
         fork.check_process()
         with cupy.cuda.Device(self._index):
-            is_ordered = not is_captured(cupy.cuda.get_current_stream())
+            is_ordered = not is_captured(cupy.cuda.get_current_stream().ptr)
             with self._turns.turn() if is_ordered else contextlib.nullcontext():
                 yield
 

@@ -19,7 +19,7 @@ from fusedlstm.backends.numpy.sequencer import NumpySequencer
 from fusedlstm.backends.numpy.stepper import NumpyStepper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from types import ModuleType
 
     from fusedlstm.arrays.dtypes import NumpyArray
@@ -162,6 +162,11 @@ class NumpyBackend:
         """Return a context that does nothing: on a CPU, work is done when a call returns."""
         del stream
         return _UNORDERED
+
+    def is_captured(self, streams: Iterable[int]) -> bool:
+        """Return False."""
+        del streams
+        return False
 
     def from_dlpack(self, array: Any) -> NumpyArray:
         """Return a view of an array in host memory. It is read-only unless its producer says that it is writable."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from fusedlstm.backends.numpy.timeline import Timeline
     from fusedlstm.weights import LSTMWeights
 
-# The most elements of d_z, and the most steps, between two products over all rows of these steps. The products are
-# large enough to be fast, and the memory is bounded.
+# The most elements of d_z, and the most steps, in one product over all rows of these steps. Such products are large
+# enough to be fast, and their memory is bounded.
 _CHUNK = 1 << 21
 _MOST_STEPS = 64
 
@@ -49,7 +49,7 @@ class Piece:
 
 
 class Backward:
-    """The backward pass of one direction. `run` takes its pieces, from the last one in the direction's order.
+    """The backward pass of one direction. Pass its pieces to `run`, from the last one in the direction's order.
 
     Args:
         weights: the weights of the direction.
@@ -133,7 +133,7 @@ class Backward:
             if m is not None:
                 m[idle] = 0
         if "peephole" in self._sums:
-            self._add_peepholes(self._d_z[k], c, record.c[t])
+            self._add_peepholes(self._d_z[k], c, record.c[t], idle)
         if self._products:
             self._products[k].run(self._weight_hh)
         if idle is not None and passed is not None:
@@ -165,12 +165,13 @@ class Backward:
         np.matmul(d_p, self._weight_hr, out=self._d_m)
         return self._d_m
 
-    def _add_peepholes(self, d_z: NumpyArray, c: NumpyArray, c_new: NumpyArray) -> None:
+    def _add_peepholes(self, d_z: NumpyArray, c: NumpyArray, c_new: NumpyArray, idle: NumpyArray | None) -> None:
+        rows = slice(None) if idle is None else ~idle
         for row, (gate, seen) in enumerate(((0, c), (1, c), (3, c_new))):
-            self._sums["peephole"][row] += np.einsum("bn,bn->n", d_z[:, gate], seen)
+            self._sums["peephole"][row] += np.einsum("bn,bn->n", d_z[rows, gate], seen[rows])
 
     def _reset(self, rows: NumpyArray) -> None:
-        """Move the gradients of marked rows from the state to what it was reset to."""
+        """Move the gradients of marked rows from the state to `reset_to`."""
         for part in ("h", "c"):
             d = getattr(self.d_state, part)
             if self.d_reset is not None:
@@ -194,11 +195,11 @@ class Backward:
                 d_xs += out
         if not self._wants_weights:
             return
-        xs, idle = self._xh[:count, :, : self._I], piece.timeline.idle
-        xs[...] = piece.xs[part]
+        xh, idle = self._xh[:count], piece.timeline.idle
+        xh[:, :, : self._I] = piece.xs[part]
         if idle is not None:
-            xs[idle[part]] = 0  # 0 times a NaN would be NaN
-        self._of_both += d_z.T @ _rows(self._xh[:count])
+            xh[idle[part]] = 0  # 0 times a NaN would be NaN
+        self._of_both += d_z.T @ _rows(xh)
         if "bias" in sums:
             sums["bias"] += d_z.sum(axis=0)
         if self._d_p is not None and self._m is not None:

@@ -41,9 +41,9 @@ class Units(Protocol):
 
 
 class PlainUnits(Units):
-    """The units of a plain cell, written for speed: in buffers, each factor of the formula used once.
+    """The units of a plain cell, written for speed: in buffers, with each factor of the formula computed once.
 
-    d_i * (i - i^2) is d_c * i * g * (1 - i), and the product d_c * i is also part of d_g. f and o likewise.
+    The gradient of z_i is d_c * i * g * (1 - i), and d_c * i is also a factor of that of z_g. f and o likewise.
 
     Args:
         B: the number of rows.
@@ -95,7 +95,7 @@ class PlainUnits(Units):
 
 
 class GeneralUnits(Units):
-    """The units of any cell: the readable formula in the dtype of the arithmetic, which is slower."""
+    """The units of any cell: the readable formula in the dtype of the arithmetic. It is slower."""
 
     def __init__(self, weights: LSTMWeights) -> None:
         self._weights = weights

@@ -34,7 +34,7 @@ class LaidOutWeights:
 
     def __init__(self, weights: LSTMWeights, *, invariant: bool) -> None:
         dtype, I, N = dtypes.state_dtype(weights.dtype), weights.input_size, weights.hidden_size
-        self.given = weights  # as they were given
+        self.given = weights  # not laid out
 
         def gates() -> NumpyArray:
             # The bias is one more row of the weights, and is multiplied by 1.
@@ -68,7 +68,7 @@ class NumpyCell(CellEngine):
 
     Attributes:
         quietly: runs work as `context.quietly` does, with at most `threads` threads.
-        recorder: takes the place of `step_from_gates` in a forward pass that is recorded; see `recording`.
+        recorder: replaces `step_from_gates` in a recorded forward pass; see `recording`.
     """
 
     is_whole = True

@@ -133,7 +133,7 @@ class CellSequence:
                 part = slice(start, start + at_once)
                 for gates, y in zip(self.input_gates(xs[part]), ys[part], strict=True):
                     c_out = next(outs)
-                    h_before[...] = h  # few calls and few names to look up: with one row, Python takes half the time
+                    h_before[...] = h  # few calls and look-ups of names: with one row, Python takes much of the time
                     product(weight)
                     add(z, gates, z)
                     step(c, y, c_out)

@@ -1,7 +1,7 @@
 """The derivatives of the functions of `fusedlstm.functions`, and of a clip, written to be read.
 
-Where a function has a corner, the derivative is TensorFlow's. A clip passes the gradient at its limits and nothing
-outside, as `tf.clip_by_value` does. The derivative of relu at 0 is 0.
+Where a function has a corner, the derivative is TensorFlow's. A clip passes the gradient at its limits, but not beyond
+them, as `tf.clip_by_value` does. The derivative of relu at 0 is 0.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class SigmoidPointwise(Pointwise):
     """Pointwise for plain sigmoid gates. It divides by their reciprocals, which takes fewer passes."""
 
     def bound(self, blocks: list[tuple[slice, GatePlanes]]) -> BoundStep:
-        """Return `run` with these gates, or for a cell without options `_run_block` without its look-ups."""
+        """Return `run` with these gates. For a cell without options, it is `_run_block` without look-ups of names."""
         options = self.peephole is not None or self.cell_clip is not None or self.zoneout_c
         if options or len(blocks) > 1 or not self.input is self.output is tanh:
             return super().bound(blocks)

@@ -1,7 +1,7 @@
-"""The derivative of `formula`, line by line: the reference that the tests compare the fast backward pass with.
+"""The derivative of `formula`, line by line: the reference for tests of the fast backward pass.
 
-It computes in float64, whatever the dtype of its arguments, and is written to be read. z are the pre-activations
-without peepholes, and d_v is the gradient of a loss with respect to v. From its end to its start, the derivative is:
+`step` computes in float64, whatever the dtype of its arguments, and is written to be read. z are the pre-activations
+without peepholes, and d_v is the gradient of a loss with respect to v. From the end of a step to its start:
 
     d_p    = d_h' where the clip passes it                      p = m @ weight_hr.T, before the clip
     d_m    = d_p @ weight_hr
@@ -174,6 +174,6 @@ def step(
 
 
 def _of_value(d: NumpyArray, first: NumpyArray, value: NumpyArray) -> NumpyArray:
-    """Return the gradient of the value that marked rows were reset to: those rows, or their sum if it is one row."""
+    """Return the gradient of the value that marked rows were reset to: those rows, or their sum for one row."""
     marked = np.where(first[:, None], d, 0)
     return marked if len(value) == len(first) != 1 else marked.sum(axis=0, keepdims=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Blocks of at least this many bytes come fresh from the system each time. C libraries reuse smaller ones.
 _LARGE = 1 << 25
-# Private memory whose pages come all at once takes half as long as shared memory, Python's default.
+# Private memory whose pages are allocated all at once is faster than shared memory, Python's default.
 _FLAGS = ("MAP_PRIVATE", "MAP_ANONYMOUS", "MAP_POPULATE")
 _OPTIONS: dict[str, Any] = {"flags": sum(getattr(mmap, name, 0) for name in _FLAGS)} if os.name == "posix" else {}
 

@@ -1,4 +1,4 @@
-"""What the backward pass needs of a direction's forward pass: its memory, and the step that fills it."""
+"""Records of a direction's forward pass, for its backward pass, and the step that fills them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def is_plain(weights: LSTMWeights) -> bool:
-    """Whether a cell has PyTorch's functions alone. A backward step of these reads the gates, others the z."""
+    """Return whether a cell has PyTorch's functions and no options.
+
+    A backward step of such a cell reads its gates. That of another cell reads its pre-activations z.
+    """
     functions: Functions = weights.functions
     names = functions.gate, functions.input, functions.output
     no_clips = functions.gate_clip is None and weights.cell_clip is None
@@ -36,11 +39,11 @@ class Record:
 
     Attributes:
         h: (T, B, P) after each step. Rows that are idle repeat theirs.
-        c: (T, B, N) after each step, likewise. With checkpoints, the c after every k-th step in the direction's order
-            instead, but for the last step: (-(-T // k) - 1, B, N), or without any step (0, B, N).
+        c: (T, B, N) after each step, likewise. With checkpoints, only after every k-th step in the direction's order,
+            except the last step: (ceil(T / k) - 1, B, N), or (0, B, N) without any step.
         gates: (T, 4, B, N) planes i, f, o, g. If the cell isn't plain, these are the pre-activations -z_i, -z_f, -z_o
             and z_g without peepholes. None with checkpoints.
-        passes: (T, B, P) booleans, where the clip of the projection passes the gradient. None without that clip, and
+        passes: (T, B, P) booleans: whether the clip of the projection passes the gradient. None without that clip, and
             with checkpoints.
     """
 
@@ -91,18 +94,18 @@ class Record:
         return [Record(*(next(left) for _ in range(count))) for count in counts]
 
     def part(self, start: int, stop: int) -> Record:
-        """Return some steps, as views."""
+        """Return the record of some steps, as views."""
         of = [array[start:stop] for array in self.arrays]
         return Record(*of)
 
 
 class Recorder:
-    """Takes the pointwise part of an engine's steps, and keeps what a Record needs.
+    """Computes the pointwise part of an engine's steps, and fills a Record.
 
-    The results have the same bits as those of the engine, however its rows and steps are shared out.
+    Results are those of the engine bit for bit, however it splits rows and steps.
 
     Args:
-        record: the memory to fill. Steps must write every c to its array, whose memory tells a step's t and rows.
+        record: the memory to fill. Steps must write c to its array: the address of that memory gives t and the rows.
         plain: whether the cell is plain.
     """
 

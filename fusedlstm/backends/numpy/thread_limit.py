@@ -1,8 +1,8 @@
 """Limit the threads of NumPy's BLAS during a call.
 
-OpenBLAS has one number of threads for the whole process. So while calls with limits run, it is the smallest limit of
-all of them, whichever threads they are in. It is never more than it was before the first one began, and when the last
-one ends, it is that again.
+OpenBLAS has one number of threads for the whole process. So while calls with limits run, it is the smallest of
+their limits, whichever threads they are in. It never exceeds the number before the first of them, which the last one
+restores.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ _ONLY: dict[str, Limits] = {}
 def at_most(limit: int | None) -> int | None:
     """Return how many threads a call with this limit uses at most; None if unknown.
 
-    A limit above the BLAS's own number has no effect. That number is the one without the limits of other calls.
+    A limit above the BLAS's own number has no effect. That number ignores the limits of other calls.
     """
     made = _ONLY.get("")
     own = (made._without if made else None) or blas.threads()

@@ -1,4 +1,4 @@
-"""The forward and backward pass of an LSTM: what `vjp` runs on NumPy."""
+"""The forward and backward passes of an LSTM's `vjp` on NumPy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RecordingSequence(NumpySequence):
         weights: the layers.
         records: the memory for each direction.
         every: the number of steps between checkpoints; None to record every step.
-        is_step: whether the sequence is one step, to be taken as a cell's call takes it.
+        is_step: whether the sequence is one step, to be taken as in a cell's call.
     """
 
     def __init__(self, weights: StackedWeights, records: list[Record], every: int | None, *, is_step: bool) -> None:
@@ -75,7 +75,8 @@ def _one_step(engine: NumpyCell, xs: NumpyArray, run: SequenceRun, record: Recor
     (state,), (final,) = run.states, run.finals
     reset = None if run.reset_to is None else engine.prepare_reset(run.reset_to[0].h, run.reset_to[0].c)
     first = None if run.is_first is None else run.is_first[0]
-    engine.run(xs[0], state.h, state.c, record.h[0], record.c[0], first, reset)
+    if len(state.c):  # an array without rows has no memory that tells a step
+        engine.run(xs[0], state.h, state.c, record.h[0], record.c[0], first, reset)
     final.h[...], final.c[...] = record.h[0], record.c[0]
 
 
@@ -103,7 +104,7 @@ class NumpyTraining(TrainingEngine):
     def _memory(self, T: int, B: int, every: int | None) -> list[NumpyArray]:
         """Return uninitialised memory: what was released last, if it has the right sizes.
 
-        New memory would take a tenth of the time of both passes, as the system must clear it.
+        New memory takes longer, as the system must clear it.
         """
         wanted = [each for layer in self._weights.layers for each in Record.shapes_of(layer, T, B, every)]
         try:
@@ -147,7 +148,7 @@ class _WholeBackward:
         every: int | None,
         wants_weights: Sequence[bool] | bool,
     ) -> None:
-        self._layers = [engine.weights.given for engine in engines]  # `set_weights` may have replaced the others
+        self._layers = [engine.weights.given for engine in engines]  # `set_weights` may have changed the LSTM's since
         count = len(self._layers)
         self._weights, self._engines, self._run, self._every = weights, engines, run, every
         self._records = Record.all_of(self._layers, saved, checkpoints=every is not None)
@@ -229,7 +230,7 @@ class _WholeBackward:
         self._of_state[k], self._of_reset[k], self._of_weights[k] = d_state, backward.d_reset, backward.d_weights
 
     def _pieces(self, k: int, xs: NumpyArray, d_ys: NumpyArray, d_xs: NumpyArray | None, adds: bool) -> Iterator[Piece]:
-        """Yield the pieces of direction k between checkpoints, from the last one. Steps without gates are retaken."""
+        """Yield the pieces of direction k between checkpoints, from the last one. Take steps without gates again."""
         timeline, record, state, every = self._timelines[k], self._records[k], self._run.states[k], self._every
         if every is None:
             yield Piece(xs, state, record, timeline, d_ys, d_xs, adds)

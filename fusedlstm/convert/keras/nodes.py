@@ -159,8 +159,8 @@ def find(node: Node, around: tuple[Node, ...] = ()) -> Iterator[Found]:
             yield found if is_root else Found(f"{node.name}/{found.name}", found.node, found.around)
 
 
-# A model as an object doesn't list the layers in other classes, and neither does an .h5 file.
-_INSIDE = "Pass the LSTM in this layer itself, or the model's .keras file with the LSTM's name="
+# Neither a model in memory nor an .h5 file lists the layers inside other classes.
+_INSIDE = "Pass the LSTM inside this layer, or the model's .keras file and the LSTM's name="
 
 
 def choose(argument: str, root: Node, name: str | None) -> Found:

@@ -51,7 +51,7 @@ class Module:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is a module of `fusedlstm.torch`, which says itself what its weights are."""
+        """Whether it is a module of `fusedlstm.torch`, which converts its own weights."""
         return isinstance(self.found, _our_classes())
 
     def check(self, custom_classes: frozenset[str]) -> None:

@@ -95,10 +95,10 @@ def from_torch(
     Tested against PyTorch 2.13.
 
     Args:
-        source: the module, or one of fusedlstm.torch, whose options are read, too, or one that holds it; its state_dict
-            (of tensors on any device, or arrays), or a dict that holds one, such as a checkpoint; or the path of a file
-            of either: what torch.save wrote (.pt, .pth, .bin or .ckpt), what torch.jit.save wrote, a .zip of
-            Stable-Baselines3, a .safetensors, or a .npz of arrays, told apart by content. Nothing in a file is
+        source: the module, or a module that holds it; its state_dict (of tensors on any device, or arrays), or a dict
+            that holds one, such as a checkpoint; or the path of a file of either. From a module of fusedlstm.torch,
+            options are read, too. Files are what torch.save (.pt, .pth, .bin or .ckpt) or torch.jit.save wrote, a .zip
+            of Stable-Baselines3, a .safetensors, or a .npz of arrays, told apart by content. Nothing in a file is
             executed, and PyTorch is not needed. A TorchScript file names its modules' classes, which are checked.
             Values are detached and copied.
         prefix: the prefix of the LSTM's names in a larger model's state_dict, such as "encoder.lstm.". Keys of

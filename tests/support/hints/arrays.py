@@ -1,4 +1,4 @@
-"""Arrays and files by other systems' names."""
+"""Arrays and files with other systems' names."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What a case of a hint is, and the objects that cases share."""
+"""Cases of hints, and the objects that they share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ FOLDER: dict[str, Path] = {}  # a temporary folder for each case
 
 @dataclass
 class Case:
-    """A hint.
+    """A message with a hint, and a call that follows it.
 
     Attributes:
         gives: a call that raises the message, logs it, or returns it.

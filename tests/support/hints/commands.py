@@ -45,7 +45,7 @@ def saved(name, model):
 
 
 def without_a_start():
-    """Return the path of an ONNX model that doesn't begin with its version, as other writers' may."""
+    """Return the path of an ONNX model that doesn't begin with its version, as some programs write them."""
     model = plain_onnx()
     model.ClearField("ir_version")
     return saved("m.onnx", model)
@@ -86,20 +86,20 @@ def torch_file():
 
 
 def stated():
-    """Convert a Keras model and its initial state, and start a run from that."""
+    """Convert a Keras model and its initial state, and run from that state."""
     np.save(path("x.npy"), xs())
     into("w", keras_file(started()), "--initial-state", path("S.npz"), "--force")
     command("run", path("w"), path("x.npy"), "--state", path("S.npz"), "--backend", "numpy")
 
 
 def with_functions():
-    """Give a function as the message writes it."""
+    """Pass a function as the message writes it."""
     (function,) = re.findall(r"or (\S+): give --gate-activation", attempt(lambda: into("w", without_config())))
     into("w", without_config(), "--activation", "tanh", "--gate-activation", function)
 
 
 def of_other_system(make, given, right, needs):
-    """Return the case of a file for which --from names another system."""
+    """Return the case of a file with another system in --from."""
     return Case(lambda: into("w", make(), "--from", given), lambda: into("w", make(), "--from", right), needs)
 
 

@@ -19,7 +19,7 @@ def two():
 
 
 def computed(kind):
-    """Return an LSTM one of whose weights PyTorch computes, and the function that undoes it."""
+    """Return an LSTM with a weight that PyTorch computes, and the function that undoes it."""
     from torch.nn.utils import (
         parametrizations,
         parametrize,

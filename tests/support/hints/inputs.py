@@ -13,7 +13,7 @@ def packed():
 
 
 def run_padded():
-    """Do what the message says, and compare with PyTorch's own outputs."""
+    """Do what the message says, and compare with PyTorch's outputs."""
     xs, lengths = torch().nn.utils.rnn.pad_packed_sequence(packed())
     module = torch().nn.LSTM(I, N)
     with torch().no_grad():

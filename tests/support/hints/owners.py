@@ -25,7 +25,33 @@ def stepper_again():
     second.write(first.read())
 
 
+def shrunk():
+    made = pool()
+    made.allocate(4)
+    kept = made.read([3])
+    made.release([1, 2, 3])
+    made.write(made.allocate(1), kept)
+    made.resize(2)
+
+
+def pulled_back(**options):
+    """Pull back twice."""
+    _, _, pullback = lstm().vjp(np.zeros((T, B, I), "f"))
+    for _ in range(2):
+        pullback(None, None, **options)
+
+
+def differentiated(weights):
+    return LSTM(weights, backend="numpy").vjp(np.zeros((T, B, I), weights.dtype))
+
+
 CASES = {
+    "a pool too small for its slots": Case(lambda: pool_with(4).resize(2), shrunk),
+    "a pullback twice": Case(pulled_back, lambda: pulled_back(retain=True)),
+    "gradients in 16 bits": Case(
+        lambda: differentiated(layers(dtype="float16")),
+        lambda: differentiated(layers(dtype="float16").astype("float32")),
+    ),
     "layers for a cell": Case(lambda: LSTMCell(layers()), lambda: (LSTM(layers()), LSTMCell(layers().layers[0]))),
     "a list of weights": Case(lambda: LSTM([weights()]), lambda: LSTM(StackedWeights([weights()]))),
     "a cell for an lstm": Case(lambda: LSTM(cell()), lambda: LSTM(cell().weights)),

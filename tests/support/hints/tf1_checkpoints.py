@@ -31,7 +31,7 @@ def exported():
 
 
 def unnamed():
-    """Return a folder with a checkpoint that no file names as the last one."""
+    """Return a folder with a checkpoint, but no file that names the latest one."""
     folder = FOLDER["now"] / "checkpoints"
     shutil.copytree(CHECKPOINT.parent, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint"))
     return folder

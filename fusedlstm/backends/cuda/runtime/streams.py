@@ -166,14 +166,14 @@ class Turns:
             _keep_until(event, [self, *held])
 
 
-def is_captured(stream: Any) -> bool:
-    """Return whether a stream of the current device is captured by the caller."""
-    return stream.ptr not in (0, _LEGACY) and bool(cupy.cuda.runtime.streamIsCapturing(stream.ptr))
+def is_captured(stream: int) -> bool:
+    """Return whether a stream of the current device, given by its handle, is captured by the caller."""
+    return stream not in (0, _LEGACY) and bool(cupy.cuda.runtime.streamIsCapturing(stream))
 
 
 def check_not_captured(what: str, why: str) -> None:
     """Raise RuntimeError if the current stream of this device is captured by the caller."""
-    if is_captured(cupy.cuda.get_current_stream()):
+    if is_captured(cupy.cuda.get_current_stream().ptr):
         raise RuntimeError(f"{what} can't be captured: {why}")
 
 
