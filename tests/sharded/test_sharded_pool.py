@@ -186,5 +186,5 @@ def test_shut_down_pools_raise(make):
 
 
 def test_reference_has_every_public_name():
-    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    page = (DOCS / "api-ray.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\bfusedlstm\.ray\.(\w+)\b", page)) == set(fusedlstm.ray.__all__)
