@@ -53,6 +53,7 @@ class Link:
         self.epoch, self._tick = 1, 0
         self.is_ready, self.lives = False, 1
         self.process, self.machine, self._place = 0, "", ""
+        self.is_condemned = False  # whether its process is being killed, so that its states don't count
         self.stopped: tuple[int, int] | None = None  # where the shard was stopped, if it has its states
         self.told = _running()  # done when it is known what the shard did in this epoch
         self._unsure: deque[tuple[int, Any, bool]] = deque()  # calls that it may not have done

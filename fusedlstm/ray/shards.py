@@ -195,6 +195,7 @@ class Shards:
             error.cause, (StaleCallError, ray.exceptions.RayError)
         ):  # nobody knows whether its states are right
             log.warning("shard %d is killed and restored", link.shard)
+            link.is_condemned = True  # the process may live on for a moment
             ray.kill(link.actor, no_restart=False)
         link.doubt()
         threading.Thread(target=self._revive, args=(link,), daemon=True).start()
@@ -232,7 +233,8 @@ class Shards:
 
     def _fall_back(self, link: Link, stopped: tuple[int, int]) -> NumpyArray:
         """Take a shard's sessions back to what it has, or to its last snapshot. Return the slots that stay live."""
-        is_alive = stopped[0] == link.epoch or stopped == link.stopped
+        is_alive = not link.is_condemned and (stopped[0] == link.epoch or stopped == link.stopped)
+        link.is_condemned = False
         link.drop_pending()
         record = link.records()
         if is_alive:
