@@ -132,7 +132,7 @@ def from_json(content: bytes, layer: Layer, machine: Mapping[str, str]) -> Measu
         form, about, of = found["format"], dict(found["machine"]), dict(found["layer"])
         rows, sequences = _seconds_by_rows(found[_ROWS]), _seconds_by_rows(found.get(_SEQUENCES, {}))
         measured = Measured(rows, str(found["date"]), sequences)
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"it is damaged: {type(error).__name__}: {error}") from error
     if form != _FORMAT:
         raise ValueError(f"its format is {form}, and this version reads {_FORMAT}")
@@ -169,7 +169,10 @@ def _microseconds(rows: Mapping[int, Times]) -> dict[str, dict[str, float]]:
 
 
 def _seconds_by_rows(rows: Any) -> dict[int, Times]:
-    return {int(B): _seconds(times) for B, times in dict(rows).items()}
+    try:
+        return {int(B): _seconds(times) for B, times in dict(rows).items()}
+    except OverflowError as error:
+        raise ValueError("a number is too large") from error
 
 
 def _seconds(times: Any) -> Times:

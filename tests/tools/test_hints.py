@@ -73,6 +73,7 @@ def test_hint_works(name, logged):
 # Hints that no case runs, by file, with the beginnings of their texts, and why.
 _GPU = "needs a GPU, or a fork after it was used"
 _OLD = "needs a program that no Python of today runs: Keras 1, or PyTorch 1.3"
+_RAY = "needs Ray: tests/sharded does it"
 NOT_RUN: dict[str, dict[str, str]] = {
     "backends/cuda/backend.py": {"vjp computes gradients": _GPU},
     "backends/cuda/runtime/fork.py": dict.fromkeys(("this process was forked", "this thread is capturing"), _GPU),
@@ -80,7 +81,9 @@ NOT_RUN: dict[str, dict[str, str]] = {
     "convert/keras/options.py": {"Save it with Keras 2": _OLD},
     "convert/keras/versions.py": {". Load it with Keras 2": _OLD},
     "convert/tflite.py": {"is a TFLite model": "needs TensorFlow: test_tflite_of_keras does it"},
+    "pool_calls.py": {"a StatePool's calls can't be captured": _GPU},
     "pool_slots.py": {"Use slots.astype": _GPU},
+    "ray/sharded_pool.py": dict.fromkeys(("a ShardedPool can't be copied", "Ray is not initialised"), _RAY),
 }
 # Texts that only look like hints.
 NO_HINTS = {

@@ -28,6 +28,12 @@ def slope(**options):
     return found
 
 
+def forward_slope():
+    forward = torch().autograd.forward_ad
+    with forward.dual_level():
+        module()(forward.make_dual(tensor(T, B, I), tensor(T, B, I)))
+
+
 def without_pytorch():
     """Import the modules as if PyTorch weren't installed."""
     with pytest.MonkeyPatch.context() as patch:
@@ -77,5 +83,6 @@ CASES = {
     "one row for a module's cell": Case(
         lambda: module("LSTMCell")(tensor(I)), lambda: module("LSTMCell")(tensor(I)[None]), "torch"
     ),
+    "forward mode": Case(forward_slope, slope, "torch"),
     "second derivatives": Case(lambda: slope(create_graph=True), slope, "torch"),
 }
