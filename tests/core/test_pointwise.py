@@ -1,12 +1,14 @@
 """lstm_pointwise: the step without its matmul, for callers who do their own."""
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights, lstm_pointwise
-from fusedlstm.backends.numpy import formula
+from fusedlstm.backends.numpy import fast_pointwise, formula
 from fusedlstm.functions import ACTIVATIONS
 
 from support import tolerances
@@ -204,3 +206,22 @@ def test_a_mask_in_the_memory_of_out():
 def test_sixteen_bit_c_is_refused():
     with pytest.raises(TypeError, match=r"c: wanted dtype float32 \(c's, with a 16-bit h\); got dtype float16"):
         lstm_pointwise(GATES.astype(np.float16), C.astype(np.float16))
+
+
+@pytest.mark.parametrize("block", [1 << 20, 8], ids=["one block", "blocks"])
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("zoneout", [0.0, 0.25])
+@pytest.mark.parametrize("peephole", [False, True])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_bound_steps_have_the_bits_of_run(block, clip, zoneout, peephole, activation, monkeypatch):
+    monkeypatch.setattr(fast_pointwise, "_BLOCK", block)
+    weights = LSTMWeights.random(1, 3, seed=0, peephole=peephole, activation=activation, zoneout_c=zoneout)
+    pointwise = fast_pointwise.pointwise_of(weights.peephole, clip, weights.functions, np.dtype("f"))
+    rng = np.random.default_rng(0)
+    z, c = rng.normal(size=(4, 5, 3)).astype("f"), rng.normal(size=(5, 3)).astype("f")
+    results = []
+    for bind in (lambda blocks: functools.partial(pointwise.run, blocks), pointwise.bound):
+        gates, m, c_new = z.copy(), np.zeros_like(c), np.zeros_like(c)
+        bind(fast_pointwise.GatePlanes.blocks(gates))(c, m, c_new)
+        results.append((m, c_new))
+    np.testing.assert_array_equal(*results)
