@@ -54,6 +54,7 @@ def _remove_others(folder: str, names: set[Any]) -> None:
         if _STATES.fullmatch(name) and name not in names:
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(folder, name))
+    atomic_write.remove_abandoned(folder, _STATES.pattern)
 
 
 def read(folder: str, weights: Any) -> tuple[list[Key], list[LSTMState], bool]:

@@ -50,7 +50,9 @@ def test_files_are_those_of_pools(tmp_path):
 
 def test_old_files_are_removed(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / f"states-{'0' * 16}-0.safetensors").write_text("left by a killed save")
+    old = f"states-{'0' * 16}-0.safetensors"
+    for name in (old, f".{old}.{'0' * 16}.fusedlstm-tmp"):
+        (tmp_path / name).write_text("left by a killed save")
     for _ in range(2):
         written(tmp_path, part(["a"]), part(["b"]))
         assert len(list(tmp_path.iterdir())) == 4
