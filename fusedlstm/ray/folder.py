@@ -81,7 +81,7 @@ def read(folder: str, weights: Any) -> tuple[list[Key], list[LSTMState], bool]:
         keys += own
         parts.append(states)
     if len(set(keys)) < len(keys):
-        raise WeightsFileError(f"{manifest} is damaged: a key is there twice")
+        raise WeightsFileError(f"{manifest} is damaged: a key is repeated")
     joined = [
         LSTMState(h=np.concatenate([each.h for each in layer]), c=np.concatenate([each.c for each in layer]))
         for layer in zip(*parts, strict=True)

@@ -73,7 +73,7 @@ def test_old_files_are_removed(tmp_path):
         (lambda found: found["files"][0].update(keys=["a", None]), "is wrong"),
         (lambda found: found["files"][0].update(keys=["a", True]), "is wrong"),
         (lambda found: found["files"][0].update(keys=["a"]), "has 2 sessions, not 1"),
-        (lambda found: found["files"][0].update(keys=["a", "a"]), "a key is there twice"),
+        (lambda found: found["files"][0].update(keys=["a", "a"]), "a key is repeated"),
     ],
 )
 def test_damaged_manifests_are_found(damage, says, tmp_path):

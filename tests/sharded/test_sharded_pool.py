@@ -11,7 +11,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 
 import fusedlstm.ray
 from fusedlstm import LSTM, BackendUnavailableError, LSTMCell, LSTMWeights, StackedWeights, WeightsFileError
-from fusedlstm.ray import calls
+from fusedlstm.ray import shard_calls
 from fusedlstm.ray.sessions import Sessions
 
 from support.pages import DOCS
@@ -42,8 +42,8 @@ def test_random_calls_of_a_stack(make, tmp_path):
 def mistakes():
     """Yield mistakes to plant: a name, an object, an attribute and a wrong value for it."""
     slots = Sessions.next_slots
-    yield "rows without flags", calls, "_rows", lambda flags, rows: None
-    yield "flags of other rows", calls, "_rows", lambda flags, rows: None if flags is None else flags[rows][::-1]
+    yield "rows without flags", shard_calls, "_rows", lambda flags, rows: None
+    yield "flags of other rows", shard_calls, "_rows", lambda flags, rows: None if flags is None else flags[rows][::-1]
     yield (
         "keys of shards swapped",
         Sessions,
@@ -123,7 +123,7 @@ def test_loads_with_other_shards(pool, make, tmp_path):
     assert small.keys == ["stays"]
 
 
-def test_sessions_of_no_pool(pool, tmp_path):
+def test_empty_pool_saves_and_loads(pool, tmp_path):
     pool.save(tmp_path)
     pool.open(["a"])
     pool.load(tmp_path)
@@ -170,7 +170,7 @@ def test_bad_arguments_raise_before_any_work(pool):
         (TimeoutError, "not all of 1 shards were ready", {"num_gpus": 100, "timeout": 0.5}),
     ],
 )
-def test_pools_that_can_not_be(kind, says, options, make):
+def test_bad_pools_raise(kind, says, options, make):
     with pytest.raises(kind, match=says):
         make(WEIGHTS[0], **({"shards": 1, "capacity": 2} | options))
 
