@@ -275,7 +275,8 @@ class ShardCalls:
     ) -> Generator[Waiting, list[Any], NumpyArray]:
         """Open the sessions of some rows with these states. Return False for those that failed."""
         with self._shards.lock:
-            parts, sent = self._allocate("children", [keys[row] for row in moving])
+            given = self._sessions.check_new("children", [keys[row] for row in moving])  # again, as time has passed
+            parts, sent = self._allocate("children", given)
             parts = [part._replace(rows=moving[part.rows]) for part in parts]
             sent += [self._send_states(part, states) for part in parts]
         return (yield from self._delivered(len(keys), [*parts, *parts], sent))

@@ -212,7 +212,9 @@ class ShardedPool:
     def fork(self, parents: Any, children: Any) -> None:
         """Begin the session children[k] with the state of the session parents[k], for each k.
 
-        A child gets a slot in its parent's shard. If that is full, it goes to another shard.
+        A child gets a slot in its parent's shard. If that is full, it goes to another shard. With `aio`, such a child
+        opens only while you wait for the result. If its key is open or all shards are full by then, the result
+        raises ValueError or PoolFullError, and the other children stay open.
 
         Args:
             parents: keys of open sessions. A key may be repeated.
