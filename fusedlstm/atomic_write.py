@@ -95,7 +95,7 @@ def replacing(path: AnyPath) -> Iterator[BinaryIO]:
         _check_may_write(target)
         folder, base = os.path.split(target)
         stem = _stem(base)
-        _remove_abandoned(folder, stem)
+        remove_abandoned(folder, re.escape(stem))
         with _renamed_at_end(folder, stem, target) as file, _passing(passed, target):
             yield file
         _sync_folder(folder)
@@ -197,9 +197,9 @@ def _keep(descriptor: int) -> bool:
     return os.fstat(descriptor).st_nlink > 0
 
 
-def _remove_abandoned(folder: str, stem: str) -> None:
-    """Remove the temporary files of interrupted and killed saves to a target."""
-    pattern = re.compile(rf"\.{re.escape(stem)}\.[0-9a-f]{{16}}{re.escape(_SUFFIX)}")
+def remove_abandoned(folder: str, names: str) -> None:
+    """Remove the temporary files of interrupted and killed saves to a folder's files of some names, a regex."""
+    pattern = re.compile(rf"\.(?:{names})\.[0-9a-f]{{16}}{re.escape(_SUFFIX)}")
     with contextlib.suppress(OSError):
         with os.scandir(folder) as entries:
             found = [entry.path for entry in entries if pattern.fullmatch(entry.name)]

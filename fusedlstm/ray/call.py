@@ -21,7 +21,7 @@ LATE: Final = object()  # the answer of a shard that has not answered in time
 
 
 class Waiting(NamedTuple):
-    """What a call waits for, and what it has.
+    """What a call waits for, and what it has so far.
 
     Args:
         sent: the calls to shards.
@@ -36,7 +36,7 @@ class Waiting(NamedTuple):
     result: Any
 
     def error(self, call: Call[Any], timeout: float) -> LateShardsError:
-        """Return the error for a caller who has waited so long."""
+        """Return the error for a caller who has waited `timeout` seconds."""
         delivered = self.delivered.copy()
         for rows in self.rows:
             delivered[rows] = False
@@ -47,8 +47,8 @@ class Waiting(NamedTuple):
 class Call(Generic[_Result]):
     """A call that has been sent to its shards. Wait for its result once, with `await call` or `call.result()`.
 
-    A call whose result nobody waits for, or whose wait is interrupted, is done all the same. After LateShardsError, or
-    an interrupt, you may wait again.
+    Its shards do the call even if nobody waits for the result, or the wait is interrupted. After LateShardsError or an
+    interrupt, you may wait again.
 
     Args:
         work: sends the call, yields what it waits for, gets the answers in return, exceptions among them or LATE, and
@@ -68,7 +68,7 @@ class Call(Generic[_Result]):
 
         Raises:
             LateShardsError: a shard has not answered in time. Nothing is lost: call this again.
-            SessionsLostError: a shard died; see there. Other errors are those of the method that made this call.
+            SessionsLostError: a shard died. Other errors are those of the method that made this call.
         """
         seconds = self._timeout if timeout is None else timeout
         try:
@@ -95,7 +95,7 @@ class Call(Generic[_Result]):
             raise self._waiting.error(self, timeout)
 
     def _get(self, timeout: float) -> list[Any]:
-        """Return the answers. One that came is there even if others are exceptions or late."""
+        """Return the answers. An exception, or LATE, stands for an answer that didn't come."""
         references, end = [each.reference for each in self._waiting.sent], time.monotonic() + timeout
         try:
             return list(ray.get(references, timeout=timeout))

@@ -1,4 +1,4 @@
-"""What a call's caller must know after a shard died, or while it is slow."""
+"""The errors of calls whose shards died, or are slow."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ _SHOWN = 5  # keys in a message
 
 
 class SessionsLostError(RuntimeError):
-    """A shard died. The other shards have done their part of the call.
+    """A shard died, or a call to it was lost. The other shards have done their part of the call.
 
-    Each thing is told once. Sessions that are not named are exact. If a shard is back and no call has told yet what
-    that did to a session, the next call that names the session only tells. It does nothing, and no row is delivered.
+    Each change is reported once. Sessions that are not named are exact. If a shard is back, and no call has reported
+    yet what a session lacks, the next call that names the session only raises this. It does nothing, and no row is
+    delivered.
 
     A change is a step, a reset or a write that you called for, in this call or before, delivered or not. To know which
     inputs a session has seen, keep a list of its changes, and drop the last `back[key]` of them.
@@ -25,9 +26,10 @@ class SessionsLostError(RuntimeError):
         delivered: (B,) booleans, False for rows whose shard died in this call or is not back yet. Such sessions are in
             `back` or `lost`, here or in an error before. If one is in neither, the change was made, and only its result
             is missing.
-        back: for each session that lacks changes, how many of the last ones.
-        lost: the keys of sessions that are gone, because no snapshot had them. They are closed.
-        causes: for each shard that this call or one before found dead, what Ray or the shard said.
+        back: for each session that went back, by its key, how many of its last changes it lacks.
+        lost: the keys of sessions that are gone, because no snapshot had them, or their `open` or `fork` was lost. They
+            are closed.
+        causes: for each shard that failed in this call or one before, by its number, what Ray or the shard said.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class LateShardsError(TimeoutError):
     """Shards have not answered in time. Nothing is lost, and no shard is killed: they still do their part of the call.
 
     Wait again with `error.call.result()`, which returns the whole result. Don't send the same call again, as that would
-    be a second one. To bring back a shard that hangs for ever, kill its process. Its number is in `stats()`.
+    be a second one. To bring back a shard that hangs for ever, kill its process. `stats()` has the ID.
 
     Attributes:
         result: an array with the rows that came, and zeros for others; None if the call doesn't return an array.
@@ -69,12 +71,12 @@ class LateShardsError(TimeoutError):
 def _sentence(delivered: NumpyArray, back: dict[Key, int], lost: list[Key], causes: dict[int, str]) -> str:
     parts = [
         f"{len(lost)} sessions are lost{_some(lost)}" if lost else "",
-        f"{len(back)} went back to a snapshot{_some(list(back))}" if back else "",
+        f"{len(back)} went back{_some(list(back))}" if back else "",
         f"{int((~delivered).sum())} of {len(delivered)} rows were not done" if not delivered.all() else "",
     ]
     said = ", and ".join(part for part in parts if part)
     why = "".join(f". Shard {shard}: {cause}" for shard, cause in causes.items())
-    return f"a shard died or is restarting: {said}{why}. See this error's lost, back, delivered and result"
+    return f"a shard died, is restarting or lost a call: {said}{why}. See this error's lost, back, delivered and result"
 
 
 def _some(keys: list[Key]) -> str:

@@ -54,6 +54,7 @@ def _remove_others(folder: str, names: set[Any]) -> None:
         if _STATES.fullmatch(name) and name not in names:
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(folder, name))
+    atomic_write.remove_abandoned(folder, _STATES.pattern)
 
 
 def read(folder: str, weights: Any) -> tuple[list[Key], list[LSTMState], bool]:
@@ -80,7 +81,7 @@ def read(folder: str, weights: Any) -> tuple[list[Key], list[LSTMState], bool]:
         keys += own
         parts.append(states)
     if len(set(keys)) < len(keys):
-        raise WeightsFileError(f"{manifest} is damaged: a key is there twice")
+        raise WeightsFileError(f"{manifest} is damaged: a key is repeated")
     joined = [
         LSTMState(h=np.concatenate([each.h for each in layer]), c=np.concatenate([each.c for each in layer]))
         for layer in zip(*parts, strict=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Part(NamedTuple):
-    """The rows of a call that are one shard's, and their slots there."""
+    """One shard's rows of a call, and their slots there."""
 
     shard: int
     rows: NumpyArray
@@ -33,15 +33,15 @@ def gather(
     take: Callable[[NumpyArray, Any], None] | None = None,
     result: Any = None,
 ) -> Generator[Waiting, list[Any], NumpyArray]:
-    """Wait for the parts of a call, and let `take` take what comes. Return which of B rows were delivered.
+    """Wait for the parts of a call, and pass each part's result to `take`. Return which of B rows were delivered, (B,).
 
     Args:
         shards: all shards.
         B: the number of rows.
         parts: the rows of each part.
         sent: the call of each part.
-        take: takes the rows of a part and their result.
-        result: the array in which `take` puts them, if it is one.
+        take: is called with the rows of a part and their result.
+        result: the array that `take` fills, if it is one array, for LateShardsError.
     """
     delivered = np.ones(B, np.bool_)
     left = []

@@ -30,7 +30,7 @@ _CHANGES = {
 class Sent(NamedTuple):
     """A call to one shard. The reference is None if the shard was not ready, so that nothing was sent.
 
-    If it is a Future, nobody knows yet whether the shard did the call. It is done when the shard has told.
+    If it is a Future, it is not known yet whether the shard did the call. The Future is done once that is known.
     """
 
     shard: int
@@ -73,8 +73,8 @@ class Link:
             return False
         try:
             os.kill(self.process, 0)
-        except ProcessLookupError:
-            return True
+        except OSError as error:  # PermissionError: it runs, as another user
+            return isinstance(error, ProcessLookupError)
         return False
 
     def _stamp(self) -> tuple[int, int]:
@@ -93,7 +93,7 @@ class Link:
         return Sent(self.shard, *stamp, self._call.remote((method, stamp, *arguments)))
 
     def know(self, tick: int) -> None:
-        """Note that the shard has done its calls up to this one."""
+        """Record that the shard has done its calls up to this one."""
         while self._unsure and self._unsure[0][0] <= tick:
             self._unsure.popleft()
 
@@ -123,7 +123,7 @@ class Link:
         return Sent(self.shard, *stamp, done), content
 
     def doubt(self) -> None:
-        """Send nothing more, until the shard has told what it did."""
+        """Stop sending calls until it is known what the shard did."""
         self.is_ready, self.told = False, _running()
 
     def begin_epoch(self) -> None:

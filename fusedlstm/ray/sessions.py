@@ -73,11 +73,11 @@ class Sessions:
         return self._tables[shard].live_count
 
     def find(self, name: str, keys: Any, *, repeated: bool = False) -> NumpyArray:
-        """Return the places of open sessions, (B,). With `repeated`, a key may occur several times.
+        """Return the places of open sessions, (B,). With `repeated`, keys may be repeated.
 
         Raises:
             TypeError: the keys are not ints or strs.
-            ValueError: a session is not open, or a key is there twice.
+            ValueError: a session is not open, or a key is repeated.
         """
         given = listed(name, keys)
         try:
@@ -151,7 +151,7 @@ class Sessions:
         self._changes[places] += 1
 
     def replace(self, keys: Sequence[Sequence[Key]]) -> None:
-        """Have these sessions alone: keys[s] are in slots 0, 1, ... of shard s."""
+        """Replace all sessions: keys[s] are in slots 0, 1, ... of shard s."""
         self._remove(np.flatnonzero(self._numbers))
         for shard, own in enumerate(keys):
             slots = np.arange(len(own))

@@ -1,4 +1,4 @@
-"""Shard: the actor that holds one StatePool. It refuses calls that were meant for another life of it."""
+"""Shard: the actor that holds one StatePool. It refuses calls that were meant for an earlier epoch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import ray
 
 from fusedlstm.arrays.host import to_host
 from fusedlstm.cell import LSTMCell
@@ -30,15 +31,15 @@ OWN = "own states"  # instead of a snapshot
 
 
 class StaleCallError(RuntimeError):
-    """A call was sent to an earlier life of a shard, or calls before it were lost."""
+    """A call was meant for an earlier epoch of a shard, or calls before it were lost."""
 
 
 class Shard:
     """One shard. It has no pool until `begin`.
 
-    Every other call has a stamp, (epoch, tick). Each life of a shard has an epoch, from `begin`. The first
-    call has tick 1, and each one after it the next. Ray runs calls that were sent while the actor restarts on the fresh
-    actor. Their stamps are wrong, so they raise StaleCallError and change nothing.
+    Each `begin` starts an epoch. Calls after it have a stamp, (epoch, tick): the first has tick 1, and each one after
+    it the next. Ray runs calls that were sent while the actor restarts on the fresh actor. Their stamps are wrong, so
+    they raise StaleCallError and change nothing.
 
     Args:
         capacity: the number of slots.
@@ -65,15 +66,13 @@ class Shard:
 
         Args:
             epoch: its number.
-            weights: the weights.
+            weights: LSTMWeights or StackedWeights.
             content: the snapshot, or the path of its file; None for no sessions; OWN for the pool that is there.
-            kept: the slots.
+            kept: the slots, sorted, (L,) int64. The snapshot must have them all.
 
         Returns:
-            The number of this process, the address of its machine, and `link.place`.
+            The ID of this process, the address of its machine, and `link.place()`.
         """
-        import ray
-
         self._epoch, self._accepts = 0, False  # nothing is accepted if this raises
         own, self._pool = self._pool, None
         if content == OWN:
@@ -141,9 +140,7 @@ class Shard:
         pool.write(slots, own[0] if isinstance(self._owner, LSTMCell) else own)
 
     def set_weights(self, stamp: Stamp, weights: Any) -> None:
-        """Step with other weights from now on, which are in Ray's store."""
-        import ray
-
+        """Step with other weights from now on. `weights` is a reference to Ray's object store."""
         self._enter(stamp)
         self._owner.set_weights(ray.get(weights))
 
@@ -153,7 +150,7 @@ class Shard:
         return True, pool._calls.snapshot(None)
 
     def replace(self, stamp: Stamp, states: Sequence[LSTMState]) -> None:
-        """Let slots 0, 1, ... be live, with these states."""
+        """Make slots 0, 1, ... the live ones, with these states."""
         pool = self._enter(stamp)
         pool._calls.run(pool._slots.replace, np.arange(len(states[0].h)), states)
 

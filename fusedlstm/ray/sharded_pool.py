@@ -12,7 +12,7 @@ from fusedlstm.errors import OtherWeightsWarning, WeightsFileError
 from fusedlstm.ray import folder as folders
 from fusedlstm.ray import whole_pool
 from fusedlstm.ray.call import Call
-from fusedlstm.ray.calls import ShardCalls
+from fusedlstm.ray.shard_calls import ShardCalls
 from fusedlstm.ray.shards import Shards, ShardStats
 from fusedlstm.ray.snapshots import Snapshots
 from fusedlstm.validation.arguments import check_path, check_real, check_size, describe_type, fail
@@ -34,15 +34,16 @@ class ShardedPool:
 
     Each shard holds a StatePool. A session has a key of yours, an int or a str, and stays in the shard in which it was
     opened. Pass several keys as a list, tuple, range or NumPy array. A call groups its rows by shard, makes one call to
-    each shard, and puts the results together. x and states are NumPy arrays. With `batch_invariant`, rows get the same
-    bits as in one StatePool.
+    each shard, and puts the results together. x and states are NumPy arrays, which are copied before a method returns.
+    With the option `batch_invariant`, rows get the same bits as in one StatePool.
 
     A call with bad arguments changes nothing. Calls run in the order in which they were sent, also from several
-    threads. `aio` has the same methods for asyncio, and to have several calls on their way.
+    threads. `aio` has the same methods for asyncio and for sending several calls before the first result.
 
     Ray restarts a shard that dies, and this pool restores its last snapshot. Calls don't wait for that. They do the
-    rows of all other shards, and then raise SessionsLostError. It names each session that went back, by how many
-    changes, and each session that is lost. Rows of a shard that is not back yet are not done: call again, or `wait`.
+    rows of all other shards, and then raise SessionsLostError. It names the sessions that went back, with how many
+    changes each lacks, and those that are lost. Rows of a shard that is not back yet are not done: call again, or
+    `wait`.
 
     A shard that is alive loses nothing, however slow it is. If it doesn't answer in `timeout` seconds, any method may
     raise LateShardsError. The call is still done; the error's `call` waits again.
@@ -53,7 +54,7 @@ class ShardedPool:
         weights: LSTMWeights for shards with an LSTMCell, or StackedWeights, all forward, for an LSTM.
         shards: the number of shards.
         capacity: the number of sessions that each can hold.
-        num_gpus: the GPUs of each shard, which Ray assigns. Shards without any step in NumPy.
+        num_gpus: the GPUs of each shard, which Ray assigns. With 0, shards step in NumPy.
         options: options of the LSTMCell or LSTM, such as `{"batch_invariant": True}`.
         snapshot: when to take snapshots; None for never.
         actor_options: more options of Ray's actors, such as `{"num_cpus": 2}`. The defaults are one CPU and the
@@ -130,13 +131,13 @@ class ShardedPool:
         return not isinstance(key, bool) and key in self._shards.sessions
 
     def open(self, keys: Any) -> None:
-        """Begin a session for each key, with states of zeros, in the emptiest shards.
+        """Open a session for each key, with states of zeros, in the emptiest shards.
 
         Raises:
             TypeError: the keys are not ints or strs.
-            ValueError: a session is open already, or a key is there twice.
+            ValueError: a session is open already, or a key is repeated.
             PoolFullError: the shards that are ready have too few free slots. No session is opened then.
-            SessionsLostError: a shard died; see there. Sessions that are not delivered are not open.
+            SessionsLostError: a shard died. Sessions that are not delivered are not open.
         """
         self.aio.open(keys).result()
 
@@ -145,8 +146,8 @@ class ShardedPool:
 
         Raises:
             TypeError: the keys are not ints or strs.
-            ValueError: a session is not open, or a key is there twice.
-            SessionsLostError: a shard died; see there. These sessions are closed all the same.
+            ValueError: a session is not open, or a key is repeated.
+            SessionsLostError: a shard died. These sessions are closed all the same.
         """
         self.aio.close(keys).result()
 
@@ -164,9 +165,9 @@ class ShardedPool:
 
         Raises:
             TypeError: an argument has the wrong kind or dtype.
-            ValueError: an argument has the wrong shape, a session is not open, or a key is there twice.
-            SessionsLostError: a shard died; see there. Its `result` has the outputs of all other shards.
-            LateShardsError: a shard is slow; see there. Its `result` has the outputs of all other shards.
+            ValueError: an argument has the wrong shape, a session is not open, or a key is repeated.
+            SessionsLostError: a shard died. The error's `result` has the outputs of all other shards.
+            LateShardsError: a shard is slow. The error's `result` has the outputs of all other shards.
         """
         return self.aio.step(x, keys, is_first=is_first).result()
 
@@ -175,8 +176,8 @@ class ShardedPool:
 
         Raises:
             TypeError: the keys are not ints or strs.
-            ValueError: a session is not open, or a key is there twice.
-            SessionsLostError: a shard died; see there.
+            ValueError: a session is not open, or a key is repeated.
+            SessionsLostError: a shard died.
         """
         self.aio.reset(keys).result()
 
@@ -189,8 +190,8 @@ class ShardedPool:
 
         Raises:
             TypeError: the keys are not ints or strs.
-            ValueError: a session is not open, or a key is there twice.
-            SessionsLostError: a shard died; see there.
+            ValueError: a session is not open, or a key is repeated.
+            SessionsLostError: a shard died.
         """
         return self.aio.read(keys).result()
 
@@ -203,25 +204,27 @@ class ShardedPool:
 
         Raises:
             TypeError: the keys are not ints or strs; the state has the wrong kind or dtype.
-            ValueError: a session is not open, or a key is there twice; the state has the wrong shape.
-            SessionsLostError: a shard died; see there.
+            ValueError: a session is not open, or a key is repeated; the state has the wrong shape.
+            SessionsLostError: a shard died.
         """
         self.aio.write(keys, state).result()
 
     def fork(self, parents: Any, children: Any) -> None:
         """Begin the session children[k] with the state of the session parents[k], for each k.
 
-        A child gets a slot in its parent's shard. If that is full, it goes to another shard.
+        A child gets a slot in its parent's shard. If that is full, it goes to another shard. With `aio`, such a child
+        opens only while you wait for the result. If its key is open or all shards are full by then, the result
+        raises ValueError or PoolFullError, and the other children stay open.
 
         Args:
-            parents: keys of open sessions. A key may be there several times.
+            parents: keys of open sessions. A key may be repeated.
             children: as many keys of new sessions.
 
         Raises:
             TypeError: the keys are not ints or strs.
-            ValueError: a parent is not open, a child is open already or there twice, or the numbers differ.
+            ValueError: a parent is not open, a child is open already or repeated, or the numbers differ.
             PoolFullError: the shards that are ready have too few free slots. No session is opened then.
-            SessionsLostError: a shard died; see there. Children that are not delivered are not open.
+            SessionsLostError: a shard died. Children that are not delivered are not open.
         """
         self.aio.fork(parents, children).result()
 
@@ -231,7 +234,7 @@ class ShardedPool:
         Raises:
             TypeError: the weights have another kind.
             ValueError: sizes, dtype or options differ. The message says which.
-            SessionsLostError: a shard died; see there. It gets the new weights, too.
+            SessionsLostError: a shard died. It gets the new weights, too.
         """
         self.aio.set_weights(weights).result()
 
@@ -247,7 +250,7 @@ class ShardedPool:
         Raises:
             OSError: a file can't be written.
             TypeError: `folder` is not a path.
-            SessionsLostError: a shard died; see there. The folder is unchanged.
+            SessionsLostError: a shard died. The folder is unchanged.
             TimeoutError: a shard is not back after the pool's timeout.
         """
         path = check_path("folder", folder)
@@ -268,7 +271,7 @@ class ShardedPool:
                 are more sessions than this pool can hold. The pool is unchanged.
             OSError: the manifest can't be read.
             TypeError: `folder` is not a path.
-            SessionsLostError: a shard died; see there.
+            SessionsLostError: a shard died.
             TimeoutError: a shard is not back after the pool's timeout.
         """
         path = check_path("folder", folder)
@@ -285,11 +288,11 @@ class ShardedPool:
         return Call(work, self._shards.timeout).result()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all shards are ready, for so many seconds at most. Return whether they are."""
+        """Wait until all shards are ready, for at most `timeout` seconds (None: for ever). Return whether they are."""
         return self._shards.wait(timeout)
 
     def stats(self) -> list[ShardStats]:
-        """Return what is known about each shard. No shard is asked."""
+        """Return what this process knows about each shard. No shard is asked."""
         return self._shards.stats()
 
     def shutdown(self) -> None:
@@ -303,7 +306,7 @@ class ShardedPool:
         self.shutdown()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a ShardedPool can't be copied or pickled: use save(folder), and load(folder) of another pool")
+        raise TypeError("a ShardedPool can't be copied or pickled: use save(folder), and another pool's load(folder)")
 
     def __repr__(self) -> str:
         sizes = f"shards={self._shards.count}, capacity={self._shards.sessions.capacity}"

@@ -40,9 +40,9 @@ class ShardStats(NamedTuple):
     Args:
         is_ready: False while it restarts.
         sessions: the number of its open sessions.
-        lives: 1, and one more for each time that it came back after its death.
-        calls: the calls that were sent to it in this life.
-        process: the number of its process.
+        lives: 1, plus one for each time that it died and was restored.
+        calls: the number of calls sent to it since it was last made ready, after a restart or an unanswered call.
+        process: the ID of its process.
         machine: the address of its machine.
     """
 
@@ -64,7 +64,7 @@ class Shards:
         options: the options of the LSTMCell or LSTM.
         actor: Ray's options of the actors.
         when: when to take snapshots; None for never.
-        timeout: the seconds without an answer after which a shard counts as dead.
+        timeout: the seconds to wait for a shard's answer each time.
     """
 
     def __init__(
@@ -141,14 +141,14 @@ class Shards:
         return list(itertools.filterfalse(set(self._lost).__contains__, keys)) if self._lost else keys
 
     def has_news_of(self, places: NumpyArray) -> bool:
-        """Return whether there is something to tell about these sessions before their shards do anything again."""
+        """Return whether these sessions, in shards that are ready, have news that no call has told yet."""
         if not self._back:
             return False
         is_ready = np.array([link.is_ready for link in self.links])
         return self.has_news_of_keys(self.sessions.keys_at(places[is_ready[places // self.sessions.capacity]]))
 
     def has_news_of_keys(self, keys: Sequence[Key]) -> bool:
-        """Return whether there is something to tell about sessions of these keys."""
+        """Return whether sessions of these keys have news that no call has told yet."""
         return not (self._back.keys() | set(self._lost)).isdisjoint(keys)
 
     def settle(self, sent: Sent, answer: Any) -> Any:
@@ -164,10 +164,10 @@ class Shards:
             return answer
 
     def tell(self, result: Any, delivered: NumpyArray) -> Any:
-        """Return the result of a call, unless there is something to say about sessions.
+        """Return the result of a call, unless a row was not delivered or sessions have news.
 
         Raises:
-            SessionsLostError: rows were not delivered, or shards have died since the last call.
+            SessionsLostError: rows were not delivered, or sessions went back or were lost since the last call.
         """
         with self.lock:
             back, lost, causes, cause = self._back, self._lost, self._causes, self._cause
@@ -213,7 +213,7 @@ class Shards:
             except Exception as error:
                 log.warning("shard %d can't be restored: %s", link.shard, _said(error))
                 time.sleep(_PAUSE)
-                with self.lock:  # without what it has, its sessions are lost
+                with self.lock:  # the snapshot may be at fault: the next attempt goes without
                     if link.stopped is None:
                         link.drop_last()
                     self._causes[link.shard] = _said(error)
@@ -221,7 +221,10 @@ class Shards:
                 return
 
     def _stop(self, link: Link) -> tuple[int, int]:
-        """Stop a shard. Return where, or (0, 0) if it is dead. A dead one on this machine is known before a restart."""
+        """Stop a shard. Return where, or (0, 0) if it is dead.
+
+        If the shard is on this machine, that is known before it restarts.
+        """
         asked, end = link.actor.stop.remote(link.epoch), time.monotonic() + self.timeout
         while not ray.wait([asked], timeout=_PAUSE)[0]:
             if link.is_gone():

@@ -32,8 +32,8 @@ class Snapshots:
     calls nothing is copied, as nothing changes.
 
     Args:
-        ticks: take a snapshot of a shard after so many of its calls; None for no such limit.
-        seconds: take one in the first step after so many seconds; None for no such limit.
+        ticks: take a snapshot of a shard after this many of its calls; None for no such limit.
+        seconds: take one in the first step after this many seconds; None for no such limit.
         folder: write snapshots to files in this folder, which all machines must share, and remove them at `shutdown`.
             None keeps them in Ray's object store, on the shard's machine. They survive the shard's process, but not the
             machine.
@@ -58,7 +58,7 @@ class Snapshots:
             fail(ValueError, "folder", "a folder that exists", os.fsdecode(self.folder))
 
     def is_due(self, ticks: int, seconds: float) -> bool:
-        """Return whether a shard needs a snapshot, so many ticks and seconds after the one before."""
+        """Return whether a shard needs a snapshot, this many ticks and seconds after the one before."""
         by_ticks = self.ticks is not None and ticks >= self.ticks
         return by_ticks or (self.seconds is not None and ticks > 0 and seconds >= self.seconds)
 

@@ -30,10 +30,10 @@ def contents(shards: Shards) -> Generator[Waiting, list[Any], list[tuple[list[Ke
 
 
 def replace(shards: Shards, keys: Sequence[Key], states: Sequence[LSTMState]) -> Generator[Waiting, list[Any], None]:
-    """Let the pool have these sessions alone, evenly spread."""
+    """Replace all sessions with these, spread evenly."""
     with shards.lock:
         _wait(shards)
-        shards.tell(None, np.ones(len(keys), np.bool_))  # before, as it is about the sessions that go
+        shards.tell(None, np.ones(len(keys), np.bool_))  # first, as any news is about sessions that are replaced
         parts = np.array_split(np.arange(len(keys)), shards.count)
         shards.sessions.replace([[keys[row] for row in rows] for rows in parts])
         sent = [

@@ -34,13 +34,10 @@ def kept_pool(nodes):
 def pool(kept_pool):
     """Return the kept pool, without sessions and snapshots."""
     assert kept_pool.wait(60)
-    kept_pool._shards._back, kept_pool._shards._lost, kept_pool._shards._causes = (
-        {},
-        [],
-        {},
-    )  # what a failed test has not heard
+    shards = kept_pool._shards
+    shards._back, shards._lost, shards._causes = {}, [], {}  # drop what a failed test has not heard
     kept_pool.close(kept_pool.keys)
-    for link in kept_pool._shards.links:
+    for link in shards.links:
         link.drop_pending()
         link.drop_last()
     kept_pool.set_weights(WEIGHTS[0])

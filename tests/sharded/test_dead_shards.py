@@ -16,34 +16,12 @@ from fusedlstm.ray.sessions import Sessions
 from fusedlstm.ray.shard import StaleCallError
 
 from support import faulty_shards
-from support.sharded import INVARIANT, WEIGHTS, Remembered, kill
-
-RNG = np.random.default_rng(0)
+from support.remembered import Remembered, inputs, tick, told
+from support.sharded import INVARIANT, WEIGHTS, kill
 
 
 def model():
     return Remembered(LSTMCell(WEIGHTS[0], **INVARIANT))
-
-
-def inputs(B):
-    return RNG.normal(size=(B, 3)).astype(np.float32)
-
-
-def tick(pool, known, keys):
-    """Step these sessions and their model, and compare the delivered rows. Return the error, if there is one."""
-    keys = [key for key in keys if key in known.states]
-    x = inputs(len(keys))
-    wanted = known.step(x, keys)
-    try:
-        got, error = pool.step(x, keys), None
-        delivered = np.ones(len(keys), bool)
-    except SessionsLostError as raised:
-        got, delivered, error = raised.result, raised.delivered, raised
-    assert got[delivered].tobytes() == wanted[delivered].tobytes()
-    assert not got[~delivered].any()
-    if error is not None:
-        known.hear(error)
-    return error
 
 
 def under_load(pool, kills, seed=0):
@@ -76,16 +54,6 @@ def churn(pool, known, rng, names):
         del known.states[key]
     errors.append(told(known, lambda: pool.close(closed)))
     return [error for error in errors if error is not None]
-
-
-def told(known, call):
-    """Make a call. Return its error, after the model has heard of it."""
-    try:
-        call()
-    except SessionsLostError as error:
-        known.hear(error)
-        return error
-    return None
 
 
 def test_killed_shards_under_load(pool, snapping):
@@ -284,6 +252,8 @@ def test_error_inside_a_shard_restores_it(pool, snapping):
     pool.open(keys)
     for _ in range(9):
         assert tick(pool, known, keys) is None
+    pool._shards._when = None
+    assert tick(pool, known, keys) is None, "no snapshot has this tick"
     sent = pool._shards.links[1].send("step", "nonsense", np.array([0]), None)
     with pytest.raises(TypeError) as raised:
         ray.get(sent.reference)

@@ -50,7 +50,9 @@ def test_files_are_those_of_pools(tmp_path):
 
 def test_old_files_are_removed(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / f"states-{'0' * 16}-0.safetensors").write_text("left by a killed save")
+    old = f"states-{'0' * 16}-0.safetensors"
+    for name in (old, f".{old}.{'0' * 16}.fusedlstm-tmp"):
+        (tmp_path / name).write_text("left by a killed save")
     for _ in range(2):
         written(tmp_path, part(["a"]), part(["b"]))
         assert len(list(tmp_path.iterdir())) == 4
@@ -71,7 +73,7 @@ def test_old_files_are_removed(tmp_path):
         (lambda found: found["files"][0].update(keys=["a", None]), "is wrong"),
         (lambda found: found["files"][0].update(keys=["a", True]), "is wrong"),
         (lambda found: found["files"][0].update(keys=["a"]), "has 2 sessions, not 1"),
-        (lambda found: found["files"][0].update(keys=["a", "a"]), "a key is there twice"),
+        (lambda found: found["files"][0].update(keys=["a", "a"]), "a key is repeated"),
     ],
 )
 def test_damaged_manifests_are_found(damage, says, tmp_path):

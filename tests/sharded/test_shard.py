@@ -1,11 +1,15 @@
 """A shard refuses calls of another epoch or out of turn. These tests run it without an actor."""
 
+import os
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
 from fusedlstm import LSTMState, LSTMWeights
+from fusedlstm.ray.link import Link
 from fusedlstm.ray.shard import OWN, Shard, StaleCallError
 
 WEIGHTS = LSTMWeights.random(3, 4, seed=0)
@@ -101,3 +105,17 @@ def test_stopped_shard_begins_with_its_own_states():
 def test_slots_that_differ_are_found():
     with pytest.raises(RuntimeError, match="a bug of fusedlstm"):
         begun().allocate((1, 1), np.array([1]))
+
+
+@pytest.mark.parametrize(("error", "is_gone"), [(ProcessLookupError, True), (PermissionError, False), (None, False)])
+def test_process_of_another_user_is_not_gone(error, is_gone, monkeypatch):
+    def kill(process, number):
+        assert (process, number) == (7, 0)
+        if error is not None:
+            raise error
+
+    link = Link(0, SimpleNamespace(call=None))
+    link.become_ready(7, "", "here")
+    monkeypatch.setattr("fusedlstm.ray.link.place", lambda: "here")
+    monkeypatch.setattr(os, "kill", kill)
+    assert link.is_gone() == is_gone

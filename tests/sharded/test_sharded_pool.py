@@ -11,7 +11,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 
 import fusedlstm.ray
 from fusedlstm import LSTM, BackendUnavailableError, LSTMCell, LSTMWeights, StackedWeights, WeightsFileError
-from fusedlstm.ray import calls
+from fusedlstm.ray import shard_calls
 from fusedlstm.ray.sessions import Sessions
 
 from support.pages import DOCS
@@ -42,8 +42,8 @@ def test_random_calls_of_a_stack(make, tmp_path):
 def mistakes():
     """Yield mistakes to plant: a name, an object, an attribute and a wrong value for it."""
     slots = Sessions.next_slots
-    yield "rows without flags", calls, "_rows", lambda flags, rows: None
-    yield "flags of other rows", calls, "_rows", lambda flags, rows: None if flags is None else flags[rows][::-1]
+    yield "rows without flags", shard_calls, "_rows", lambda flags, rows: None
+    yield "flags of other rows", shard_calls, "_rows", lambda flags, rows: None if flags is None else flags[rows][::-1]
     yield (
         "keys of shards swapped",
         Sessions,
@@ -102,6 +102,18 @@ def test_forks_move_when_a_shard_is_full(make):
     assert [shard.sessions for shard in pool.stats()] == [3, 3]
 
 
+def test_moving_fork_refuses_a_key_opened_since(make):
+    pool = make(WEIGHTS[0], shards=2, capacity=3, options=INVARIANT, snapshot=None)
+    pool.open(["a"])
+    call = pool.aio.fork(["a", "a", "a"], [1, 2, 3])
+    pool.open([3])
+    with pytest.raises(ValueError, match=r"children: wanted keys of no open session.*; got 3 .* which is open"):
+        call.result()
+    assert pool.keys == ["a", 1, 2, 3]
+    pool.close(pool.keys)
+    assert not any(shard.sessions for shard in pool.stats())
+
+
 def test_loads_with_other_shards(pool, make, tmp_path):
     keys = [*range(20), "a", "b"]
     pool.open(keys)
@@ -123,7 +135,7 @@ def test_loads_with_other_shards(pool, make, tmp_path):
     assert small.keys == ["stays"]
 
 
-def test_sessions_of_no_pool(pool, tmp_path):
+def test_empty_pool_saves_and_loads(pool, tmp_path):
     pool.save(tmp_path)
     pool.open(["a"])
     pool.load(tmp_path)
@@ -170,7 +182,7 @@ def test_bad_arguments_raise_before_any_work(pool):
         (TimeoutError, "not all of 1 shards were ready", {"num_gpus": 100, "timeout": 0.5}),
     ],
 )
-def test_pools_that_can_not_be(kind, says, options, make):
+def test_bad_pools_raise(kind, says, options, make):
     with pytest.raises(kind, match=says):
         make(WEIGHTS[0], **({"shards": 1, "capacity": 2} | options))
 

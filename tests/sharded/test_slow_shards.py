@@ -16,14 +16,10 @@ from fusedlstm.ray import LateShardsError, SessionsLostError
 from fusedlstm.ray.link import Link
 from fusedlstm.ray.shards import Shards
 
-from support.sharded import INVARIANT, WEIGHTS, Remembered
+from support.remembered import Remembered, inputs, tick, told
+from support.sharded import INVARIANT, WEIGHTS
 
-RNG = np.random.default_rng(0)
 KEYS = list(range(9))
-
-
-def inputs(B=9):
-    return RNG.normal(size=(B, 3)).astype(np.float32)
 
 
 @pytest.fixture
@@ -125,30 +121,17 @@ def lossy(pool, monkeypatch):
 
 
 def churn(pool, known, rng, number):
-    """Step, open, reset and close some sessions, and do what errors say."""
-    errors = []
+    """Step some sessions, open one and close one, and do what errors say. Return the errors."""
     keys = rng.permutation(np.array(list(known.states)))[: rng.integers(1, 12)].tolist()
-    x = inputs(len(keys))
-    wanted = known.step(x, keys)
-    try:
-        got, delivered = pool.step(x, keys), np.ones(len(keys), bool)
-    except SessionsLostError as error:
-        got, delivered = error.result, error.delivered
-        known.hear(error)
-        errors.append(error)
-    np.testing.assert_array_equal(got[delivered], wanted[delivered])
-    new = [1000 + number]
+    errors = [tick(pool, known, keys)]
+    known.open([1000 + number])
+    errors.append(told(known, lambda: pool.open([1000 + number])))
+    pool.wait(60)
     closed = [key for key in keys[:1] if key in known.states and len(known.states) > 6]
-    calls = [lambda: known.open(new), lambda: pool.open(new)], [lambda: known.close(closed), lambda: pool.close(closed)]
-    for told, sent in calls:
-        told()
-        try:
-            sent()
-        except SessionsLostError as error:
-            known.hear(error)
-            errors.append(error)
-        pool.wait(60)
-    return errors
+    known.close(closed)
+    errors.append(told(known, lambda: pool.close(closed)))
+    pool.wait(60)
+    return [error for error in errors if error is not None]
 
 
 def test_lost_calls_lose_no_session(pool, known, lossy):

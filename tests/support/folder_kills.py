@@ -7,14 +7,14 @@ Prints how often the folder was whole, how often it was broken, and how many kil
 
 import os
 import random
-import signal
 import sys
-import time
 
 import numpy as np
 
 from fusedlstm import LSTMState, LSTMWeights, WeightsFileError, pool_files
 from fusedlstm.ray import folder as folders
+
+from support.kills import kill_while_saving
 
 WEIGHTS = LSTMWeights.random(1, 64, seed=0)
 
@@ -39,13 +39,9 @@ def manifest_first(folder, parts, weights):
         save(*arguments)
 
 
-def save_until_killed(folder, write):
-    try:
-        while True:
-            write(folder, content(1.0, 2), WEIGHTS)
-            write(folder, content(2.0, 3), WEIGHTS)
-    finally:
-        os._exit(1)
+def save_both(folder, write):
+    write(folder, content(1.0, 2), WEIGHTS)
+    write(folder, content(2.0, 3), WEIGHTS)
 
 
 def is_whole(folder):
@@ -63,20 +59,14 @@ def main(folder, way, kills):
     chance = random.Random(0)
     whole = broken = amid = 0
     for _ in range(kills):
-        child = os.fork()
-        if not child:
-            save_until_killed(folder, write)
-        time.sleep(chance.uniform(0, 0.03))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), "the child ended before it was killed"
+        kill_while_saving(lambda: save_both(folder, write), chance.uniform(0, 0.03))
         if is_whole(folder):
             whole += 1
         else:
             broken += 1
         amid += len(os.listdir(folder)) not in (3, 4)
         folders.write(folder, content(1.0, 2), WEIGHTS)
-        assert len([name for name in os.listdir(folder) if name.startswith("states-")]) == 2
+        assert len(os.listdir(folder)) == 3, "this save should remove what killed ones left"
     print(whole, broken, amid)
 
 

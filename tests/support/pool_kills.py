@@ -5,16 +5,15 @@
 Prints how often the file was whole, old or new, how often it was broken, and how many kills came during a save.
 """
 
-import os
 import random
-import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 
 from fusedlstm import LSTMCell, LSTMState, LSTMWeights, StatePool, files
+
+from support.kills import kill_while_saving
 
 
 def naively(path):
@@ -29,13 +28,9 @@ def filled(value):
     return pool
 
 
-def save_until_killed(pools, path):
-    try:
-        while True:
-            for pool in pools:
-                pool.save(path)
-    finally:
-        os._exit(1)
+def save_all(pools, path):
+    for pool in pools:
+        pool.save(path)
 
 
 def main(folder, way, kills):
@@ -48,13 +43,7 @@ def main(folder, way, kills):
         files.replacing = naively
     whole = broken = amid = 0
     for _ in range(kills):
-        child = os.fork()
-        if not child:
-            save_until_killed(pools, path)
-        time.sleep(chance.uniform(0, 0.02))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), "the child ended before it was killed"
+        kill_while_saving(lambda: save_all(pools, path), chance.uniform(0, 0.02))
         if path.read_bytes() in contents:
             pools[0].load(path)
             whole += 1

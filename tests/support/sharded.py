@@ -1,4 +1,4 @@
-"""Models of sharded pools: one StatePool with a dictionary of keys, and sessions that remember their states."""
+"""A model of sharded pools: one StatePool with a dictionary of keys. Random calls must give both the same bits."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import pytest
 
 from fusedlstm import LSTMState, LSTMWeights, PoolFullError, StatePool
 
-from support.pools import layers_of, random_layers, row_of, state_of
+from support.pools import layers_of, random_layers, state_of
 
 WEIGHTS = [LSTMWeights.random(3, 8, seed=seed) for seed in range(3)]
 INVARIANT = {"backend": "numpy", "batch_invariant": True}
@@ -207,53 +207,6 @@ class Player:
         self.model.close(list(self.model.slots))
         self.model.open(keys)
         self.model.write(keys, state)
-
-
-class Remembered:
-    """Sessions that remember the states after each of their changes, so that they can go back.
-
-    Each session is stepped alone, by a batch-invariant cell.
-    """
-
-    def __init__(self, owner):
-        self.owner = owner
-        self.states = {}
-
-    def open(self, keys):
-        for key in keys:
-            self.states[key] = [layers_of(self.owner, self.owner.zero_state(1))]
-
-    def close(self, keys):
-        for key in keys:
-            del self.states[key]
-
-    def step(self, x, keys):
-        """Return the outputs, (B, width)."""
-        outputs = []
-        for row, key in enumerate(keys):
-            state = self.owner(x[row : row + 1], state_of(self.owner, self.states[key][-1]))
-            self.states[key].append(layers_of(self.owner, state))
-            outputs.append(state.h)
-        return np.concatenate(outputs) if outputs else np.zeros((0, self.owner.weights.output_size), np.float32)
-
-    def hear(self, error):
-        """Do what a SessionsLostError says."""
-        for key, changes in error.back.items():
-            assert 0 < changes < len(self.states[key]), f"{key} can't go back by {changes}"
-            del self.states[key][-changes:]
-        for key in error.lost:
-            del self.states[key]
-
-    def compare(self, pool):
-        """Compare all sessions with those of a pool whose shards are ready."""
-        keys = list(self.states)
-        assert set(pool.keys) == set(keys)
-        (got,) = layers_of(self.owner, pool.read(keys))
-        for row, key in enumerate(keys):
-            (wanted,) = self.states[key][-1]
-            (own,) = row_of((got,), row)
-            assert own.h.tobytes() == wanted.h.tobytes(), f"{key} is neither exact nor named"
-            assert own.c.tobytes() == wanted.c.tobytes(), f"{key} is neither exact nor named"
 
 
 def kill(pool, shard):

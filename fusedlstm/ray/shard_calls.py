@@ -32,12 +32,13 @@ _MAKER = "numpy.asarray"
 
 
 class ShardCalls:
-    """The methods of a ShardedPool for asyncio, or to have several calls on their way. See `ShardedPool.aio`.
+    """The methods of a ShardedPool for asyncio, or for sending several calls at once. See `ShardedPool.aio`.
 
-    Each method is ShardedPool's method of the same name, and takes the same arguments. Bad arguments raise at once.
-    So does SessionsLostError, if it has to be told before this call; see there. Then the call is sent to its shards,
-    and the method returns a Call. Wait for its result once, with `await call` or `call.result()`. Calls run in the
-    order in which they were sent.
+    Each method is ShardedPool's method of the same name, and takes the same arguments. It sends the call to its shards
+    and returns a Call. Wait for its result once, with `await call` or `call.result()`. Calls run in the order in which
+    they were sent.
+
+    Bad arguments raise at once, before anything is sent. So does a SessionsLostError that only reports earlier changes.
     """
 
     def __init__(self, shards: Shards, weights: Any) -> None:
@@ -99,10 +100,10 @@ class ShardCalls:
     def _find(
         self, name: str, given: Sequence[Key], result: Any = None, *, repeated: bool = False, changes: bool = False
     ) -> NumpyArray:
-        """Return the places of open sessions. Raise SessionsLostError if something is to be told about them first.
+        """Return the places of open sessions. Raise SessionsLostError if one has news that no call has told yet.
 
-        Otherwise a shard that is back would do this call on restored states, and then its caller would hear of changes
-        before it. With `changes`, the call is a change, which is then told as one that is not done.
+        Otherwise a shard that is back would do this call on restored states before its caller knows that they are
+        restored. With `changes`, the call is a change, and the error counts it among those that are not done.
         """
         left = self._shards.not_lost(given)
         places = self._sessions.find(name, left, repeated=repeated)
@@ -113,7 +114,7 @@ class ShardCalls:
         return places
 
     def _check_new(self, name: str, keys: Any) -> list[Key]:
-        """Return the keys of new sessions. Raise SessionsLostError if something is to be told about earlier ones."""
+        """Return the keys of new sessions. Raise SessionsLostError if one has news that no call has told yet."""
         given = self._sessions.check_new(name, keys)
         if self._shards.has_news_of_keys(given):
             self._tell_first(len(given))
@@ -212,8 +213,7 @@ class ShardCalls:
             sent = [self._send(part, "read", part.slots) for part in parts]
 
         def take(rows: NumpyArray, found: list[LSTMState]) -> None:
-            for own, one in zip(states, found, strict=True):
-                own.h[rows], own.c[rows] = one.h, one.c
+            _put(states, rows, found)
 
         delivered = yield from self._delivered(len(places), parts, sent, take)
         return self._shards.tell(self._states.given(states), delivered)
@@ -228,23 +228,23 @@ class ShardCalls:
                 states = self._states.taken(exchange, "state", state, len(given))
                 places = self._find("keys", given, changes=True)
                 parts = self._parts(places)
-                sent = [self._send_states(part, states, part.rows) for part in parts]
+                sent = [self._send_states(part, states) for part in parts]
         delivered = yield from self._delivered(len(places), parts, sent)
         self._shards.tell(None, delivered)
 
-    def _send_states(self, part: Part, states: Sequence[LSTMState], rows: NumpyArray) -> Sent:
-        own = [LSTMState(h=each.h[rows], c=each.c[rows]) for each in states]
+    def _send_states(self, part: Part, states: Sequence[LSTMState]) -> Sent:
+        own = [LSTMState(h=each.h[part.rows], c=each.c[part.rows]) for each in states]
         return self._send(part, "write", part.slots, own, changes=True)
 
     def _fork(self, parents: Any, children: Any) -> Generator[Waiting, list[Any], None]:
-        """Fork in the parents' shards. Children for whom there is no room move to other shards by way of here."""
+        """Fork in the parents' shards. Children without room there move to other shards through this process."""
         with self._shards.lock:
             origins = listed("parents", parents)
             check_shape("children", (len(listed("children", children)),), "B", {"B": len(origins)})
             places = self._find("parents", origins, repeated=True)
             given = self._check_new("children", children)
             ready = self._shards.ready()
-            self._sessions.spread("children", len(given), ready)  # raises if they are too many
+            self._sessions.spread("children", len(given), ready)  # raises if there are too many
             parts, sent, far = [], [], []
             for shard, rows, slots in self._parts(places):
                 room = self._capacity - self._sessions.live(shard)
@@ -263,8 +263,7 @@ class ShardCalls:
         def take(rows: NumpyArray, found: list[LSTMState] | None) -> None:
             if found is not None:
                 moving[rows] = True
-                for own, one in zip(states, found, strict=True):
-                    own.h[rows], own.c[rows] = one.h, one.c
+                _put(states, rows, found)
 
         delivered = yield from self._delivered(len(given), [*parts, *far], sent, take)
         if moving.any():
@@ -274,11 +273,12 @@ class ShardCalls:
     def _open_with(
         self, keys: list[Any], moving: NumpyArray, states: Sequence[LSTMState]
     ) -> Generator[Waiting, list[Any], NumpyArray]:
-        """Open the sessions of some rows with these states. Return which rows didn't fail."""
+        """Open the sessions of some rows with these states. Return False for those that failed."""
         with self._shards.lock:
-            parts, sent = self._allocate("children", [keys[row] for row in moving])
+            given = self._sessions.check_new("children", [keys[row] for row in moving])  # again, as time has passed
+            parts, sent = self._allocate("children", given)
             parts = [part._replace(rows=moving[part.rows]) for part in parts]
-            sent += [self._send_states(part, states, part.rows) for part in parts]
+            sent += [self._send_states(part, states) for part in parts]
         return (yield from self._delivered(len(keys), [*parts, *parts], sent))
 
     def _set_weights(self, weights: Any) -> Generator[Waiting, list[Any], None]:
@@ -298,6 +298,12 @@ def _grouped(shards: NumpyArray, count: int) -> list[tuple[int, NumpyArray]]:
     order = np.argsort(shards.astype(np.uint16), kind="stable")  # a radix sort
     ends = np.cumsum(np.bincount(shards, minlength=count))
     return [(shard, rows) for shard, rows in enumerate(np.split(order, ends[:-1])) if len(rows)]
+
+
+def _put(states: Sequence[LSTMState], rows: NumpyArray, found: Sequence[LSTMState]) -> None:
+    """Copy each layer's rows to their places."""
+    for own, one in zip(states, found, strict=True):
+        own.h[rows], own.c[rows] = one.h, one.c
 
 
 def _rows(flags: NumpyArray | None, rows: NumpyArray) -> NumpyArray | None:
