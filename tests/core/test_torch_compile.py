@@ -2,6 +2,8 @@
 
 import pytest
 
+from fusedlstm import LSTMState
+
 from support.training_cases import random_case
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -46,13 +48,10 @@ def again(tensor):
 
 
 def states(arrays):
-    return tuple(ours_state(torch.tensor(each.h), torch.tensor(each.c)) for each in arrays)
-
-
-def ours_state(h, c):
-    from fusedlstm import LSTMState
-
-    return LSTMState(h=h.requires_grad_(), c=c.requires_grad_())
+    return tuple(
+        LSTMState(h=torch.tensor(each.h, requires_grad=True), c=torch.tensor(each.c, requires_grad=True))
+        for each in arrays
+    )
 
 
 @pytest.mark.parametrize("fullgraph", [False, True])
@@ -69,7 +68,6 @@ def test_compiled_module_gives_the_same_gradients(fullgraph):
     torch.manual_seed(0)
     policy = Policy()
     xs, is_first = torch.randn(T, B, I), torch.rand(T, B) < 0.3
-    xs = torch.randn(T, B, I)
     outcomes = []
     for run in (policy, torch.compile(policy, backend="aot_eager", fullgraph=fullgraph)):
         policy.zero_grad()
