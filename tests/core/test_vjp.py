@@ -23,6 +23,7 @@ from fusedlstm import (
     convert,
 )
 from fusedlstm.backends.numpy import formula_vjp
+from fusedlstm.backends.numpy.training import NumpyTraining
 
 from support.gradients import by_name, exact, in_torch, largest_difference, named, ours, seeds_of, states_like
 from support.oracle_files import Oracle, names
@@ -461,6 +462,28 @@ def test_failed_pullback_can_be_called_again():
     with pytest.raises(ValueError, match="d_outputs"):
         pullback(d_outputs[:1], d_state)
     assert largest_difference(by_name(pullback(d_outputs, d_state)), ours(case, d_outputs, d_state)) == 0
+
+
+def test_interrupted_pullback_can_be_called_again(monkeypatch):
+    case = small()
+    seeds, pullback = seeds_of(case), pullback_of(case)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(NumpyTraining, "backward", interrupt)
+        pullback(*seeds)
+    assert largest_difference(by_name(pullback(*seeds)), ours(case, *seeds)) == 0
+
+
+def test_step_warns_of_a_large_h():
+    cell = LSTMCell(LSTMWeights.random(3, 4, seed=0, dtype="float64"), backend="numpy", check_state=True)
+    state, first = LSTMState(h=np.full((2, 4), 3.0), c=np.zeros((2, 4))), np.array([True, True])
+    with pytest.warns(UserWarning, match="are h and c swapped") as caught:
+        cell.vjp(np.zeros((2, 3)), state)
+    assert caught[0].filename == __file__
+    cell.vjp(np.zeros((2, 3)), state, is_first=first)  # the old h is not used
 
 
 def test_gradients_of_none_are_those_of_zeros():
