@@ -118,7 +118,7 @@ class TrainingEngine(Protocol):
             every: as in `forward`.
             wants_xs: whether to compute the gradient of xs. Otherwise it is None.
             wants_weights: whether to compute the gradients of the weights, for each layer and direction or for all.
-                Those that aren't wanted are None.
+                None for those that aren't needed.
         """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -95,10 +96,10 @@ class Work:
         is_first: Tensor | None,
         reset_to: Sequence[Tensor],
     ) -> None:
-        self._layer, self._dtype = layer, xs.dtype
+        self._layer, self._dtype, self._backend = layer, xs.dtype, choose("numpy")
         self._arguments = (xs, *states, *weights, *reset_to)
         self._weights = layer.weights([np.ascontiguousarray(_view(each)) for each in weights])
-        self._engines = [choose("numpy").cell_engine(cell, "highest") for cell in self._weights.layers]
+        self._engines = [self._backend.cell_engine(cell, "highest") for cell in self._weights.layers]
         by_time = _view(xs)
         T, B, _ = by_time.shape
         steps = None if lengths is None else _view(lengths)
@@ -124,10 +125,10 @@ class Work:
         """Do the work of `operator.layer`."""
         run, saved = self._run, []
         if saves:
-            engine = choose("numpy").training_engine(self._weights)
+            engine = self._backend.training_engine(self._weights)
             saved = engine.forward(self._engines, run, every=self._layer.every)
         else:
-            choose("numpy").sequence_engine(self._weights, self._engines).run(self._engines, run)
+            self._backend.sequence_engine(self._weights, self._engines).run(self._engines, run)
         results = [_tensor(run.outputs, self._dtype)]
         for final in run.finals:
             results += [_tensor(final.h, self._dtype), torch.from_numpy(final.c)]
@@ -141,21 +142,16 @@ class Work:
         wanted: Sequence[bool],
     ) -> list[Tensor]:
         """Do the work of `operator.layer_backward`."""
-        counts, rest = [len(names) for names in self._layer.arrays], list(wanted[1 + len(d_finals) :])
-        of_weights = [any(rest[sum(counts[:k]) : sum(counts[: k + 1])]) for k in range(len(counts))]
-        found = (
-            choose("numpy")
-            .training_engine(self._weights)
-            .backward(
-                self._engines,
-                self._run,
-                list(map(_view, saved)),
-                None if d_outputs is None else _view(d_outputs),
-                self._d_finals(d_finals),
-                every=self._layer.every,
-                wants_xs=wanted[0],
-                wants_weights=of_weights,
-            )
+        rest = iter(wanted[1 + len(d_finals) :])
+        found = self._backend.training_engine(self._weights).backward(
+            self._engines,
+            self._run,
+            list(map(_view, saved)),
+            None if d_outputs is None else _view(d_outputs),
+            self._d_finals(d_finals),
+            every=self._layer.every,
+            wants_xs=wanted[0],
+            wants_weights=[any(list(itertools.islice(rest, len(names)))) for names in self._layer.arrays],
         )
         gradients_of_all: list[Any] = [found.xs, *_flat(found.state)]
         for names, gradients in zip(self._layer.arrays, found.weights, strict=True):

@@ -7,6 +7,7 @@ autograd keeps it, and torch.compile sees it. No result shares memory with an ar
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,18 +60,8 @@ def layer(
 
 
 @layer.register_fake
-def _(
-    xs: Tensor,
-    states: list[Tensor],
-    weights: list[Tensor],
-    lengths: Tensor | None,
-    mask: Tensor | None,
-    is_first: Tensor | None,
-    reset_to: list[Tensor],
-    options: str,
-    saves: bool,
-) -> list[Tensor]:
-    del weights, lengths, mask, is_first, reset_to
+def _(*arguments: Any) -> list[Tensor]:
+    xs, states, *_, options, saves = arguments
     (T, B, _), form = xs.shape, Layer.from_json(options)
     outputs = xs.new_empty((T, B, sum(state.shape[1] for state in states[::2])))
     finals = [torch.empty_like(state, memory_format=torch.contiguous_format) for state in states]
@@ -100,17 +91,17 @@ def layer_backward(
     """Return those gradients of a layer's arguments that are wanted.
 
     Args:
-        xs: as in `layer`. So are the other arguments that aren't described here.
-        states: likewise.
-        weights: likewise.
-        lengths: likewise.
-        mask: likewise.
-        is_first: likewise.
-        reset_to: likewise.
+        xs: as in `layer`.
+        states: as in `layer`.
+        weights: as in `layer`.
+        lengths: as in `layer`.
+        mask: as in `layer`.
+        is_first: as in `layer`.
+        reset_to: as in `layer`.
         saved: what `layer` saved.
         d_outputs: the gradient of the outputs, or None for zeros.
         d_finals: the gradients of h and c of each direction, or None for zeros.
-        options: likewise.
+        options: as in `layer`.
         wanted: whether each gradient is wanted: of xs, the states, the weights, and reset_to.
     """
     work = Work(Layer.from_json(options), xs, states, weights, lengths, mask, is_first, reset_to)
@@ -118,25 +109,11 @@ def layer_backward(
 
 
 @layer_backward.register_fake
-def _(
-    xs: Tensor,
-    states: list[Tensor],
-    weights: list[Tensor],
-    lengths: Tensor | None,
-    mask: Tensor | None,
-    is_first: Tensor | None,
-    reset_to: list[Tensor],
-    saved: list[Tensor],
-    d_outputs: Tensor | None,
-    d_finals: list[Tensor | None],
-    options: str,
-    wanted: list[bool],
-) -> list[Tensor]:
-    del lengths, mask, is_first, saved, d_outputs, d_finals, options
-    arguments = (xs, *states, *weights, *reset_to)
+def _(*arguments: Any) -> list[Tensor]:
+    xs, states, weights, _, _, _, reset_to, *_, wanted = arguments
     return [
         torch.empty_like(each, memory_format=torch.contiguous_format)
-        for each, is_wanted in zip(arguments, wanted, strict=True)
+        for each, is_wanted in zip((xs, *states, *weights, *reset_to), wanted, strict=True)
         if is_wanted
     ]
 
@@ -160,20 +137,19 @@ def _take_back(ctx: Any, d_results: list[Tensor | None]) -> tuple[Any, ...]:
         groups.append(rest[:count])
         rest = rest[count:]
     (states, weights, reset_to), (lengths, mask, is_first, *saved) = groups, rest
-    wants_xs, wants_states, wants_weights, *_ = ctx.needs_input_grad
-    wants_reset = ctx.needs_input_grad[6]
-    wanted = [wants_xs, *wants_states, *wants_weights, *wants_reset]
+    wants_xs, wants_states, wants_weights, _, _, _, wants_reset, *_ = ctx.needs_input_grad
+    wanted = [wants_xs], wants_states, wants_weights, wants_reset
     d_outputs, d_finals = d_results[0], d_results[1 : 1 + len(states)]
     found = iter(
         layer_backward(
             *(xs, states, weights, lengths, mask, is_first, reset_to, saved),
-            *(d_outputs, d_finals, ctx.options, wanted),
+            *(d_outputs, d_finals, ctx.options, list(itertools.chain(*wanted))),
         )
     )
-    d_all = [next(found) if is_wanted else None for is_wanted in wanted]
-    d_states, d_weights = d_all[1 : 1 + len(states)], d_all[1 + len(states) : 1 + len(states) + len(weights)]
-    d_reset = d_all[1 + len(states) + len(weights) :]
-    return d_all[0], d_states, d_weights, None, None, None, d_reset, None, None
+    (d_xs,), d_states, d_weights, d_reset = (
+        [next(found) if is_wanted else None for is_wanted in each] for each in wanted
+    )
+    return d_xs, d_states, d_weights, None, None, None, d_reset, None, None
 
 
 def _refuse(*_: Any) -> tuple[Any, ...]:

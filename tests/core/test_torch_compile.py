@@ -2,57 +2,83 @@
 
 import pytest
 
+from fusedlstm import LSTMState
+
 from support.training_cases import random_case
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 import fusedlstm.torch as ours  # noqa: E402
 from fusedlstm.torch import operator  # noqa: E402
 
 I, N, T, B = 3, 4, 5, 2
 CASES = {
-    "plain": (5, None, None, "zero"),
-    "lengths": (5, "lengths", "rows", "last"),
-    "mask": (5, "mask", "one row", "zero"),
-    "no steps": (0, "lengths", "zero", "zero"),
+    "plain": (5, None, None, "zero", None),
+    "lengths": (5, "lengths", "rows", "last", None),
+    "mask": (5, "mask", "one row", "zero", None),
+    "no steps": (0, "lengths", "zero", "zero", None),
+    "checkpoints": (5, "mask", "rows", "zero", 2),
 }
 
 
-def calls_of(run, monkeypatch):
-    """Return the arguments of the operator's calls."""
-    calls, called = [], operator.layer
-    monkeypatch.setattr("fusedlstm.torch.modules.run_layer", lambda *args: calls.append(args) or called(*args))
-    run()
+def calls_of(name, monkeypatch):
+    """Return the arguments of the operators' calls in a forward and a backward pass."""
+    steps, marks, reset, rule, every = CASES[name]
+    case = random_case(1, steps, B, ["both", "backward"], marks, reset, rule)
+    module = ours.LSTM.from_weights(case.weights, checkpoint_every=every)
+    options = dict(case.options)
+    if "reset_to" in options:
+        options["reset_to"] = states(options["reset_to"])
+    calls, layer, layer_backward = ([], []), operator.layer, operator.layer_backward
+    monkeypatch.setattr("fusedlstm.torch.modules.run_layer", lambda *args: calls[0].append(args) or layer(*args))
+    monkeypatch.setattr(operator, "layer_backward", lambda *args: calls[1].append(args) or layer_backward(*args))
+    outputs, _ = module(columns(case.xs), states(case.states), **options)
+    outputs.sum().backward()
+    monkeypatch.undo()
     return calls
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_opcheck(name, monkeypatch):
-    steps, marks, reset, rule = CASES[name]
-    case = random_case(1, steps, B, ["both", "backward"], marks, reset, rule)
-    module = ours.LSTM.from_weights(case.weights)
-    options = dict(case.options)
-    if "reset_to" in options:
-        options["reset_to"] = states(options["reset_to"])
-    xs = torch.tensor(case.xs, requires_grad=True)
-    for arguments in calls_of(lambda: module(xs, states(case.states), **options), monkeypatch):
-        detached = torch.utils._pytree.tree_map_only(torch.Tensor, again, arguments)
-        torch.library.opcheck(operator.layer, detached)
+    calls, of_backward = calls_of(name, monkeypatch)
+    for arguments in calls:
+        torch.library.opcheck(operator.layer, torch.utils._pytree.tree_map_only(torch.Tensor, again, arguments))
+    for arguments in of_backward:
+        torch.library.opcheck(operator.layer_backward, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_results_and_fakes_are_contiguous(name, monkeypatch):
+    """opcheck doesn't compare strides, and compiled code relies on them."""
+    for op, calls in zip((operator.layer, operator.layer_backward), calls_of(name, monkeypatch), strict=True):
+        for arguments in calls:
+            detached = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, arguments)
+            with FakeTensorMode() as mode:
+                fakes = op(*torch.utils._pytree.tree_map_only(torch.Tensor, mode.from_tensor, detached))
+            assert all(each.is_contiguous() for each in [*fakes, *op(*arguments)])
+
+
+def test_saved_tensors_have_no_gradients(monkeypatch):
+    for arguments in calls_of("plain", monkeypatch)[0]:
+        results = operator.layer(*arguments)
+        finals = 1 + len(arguments[1])
+        assert [each.requires_grad for each in results] == [k < finals for k in range(len(results))]
 
 
 def again(tensor):
-    """Return a leaf with the same values."""
+    """Return a leaf with the same values and strides."""
     return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
+def columns(array):
+    """Return a leaf whose first two axes are swapped in memory. Results are row-major all the same."""
+    return torch.tensor(array).transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+
+
 def states(arrays):
-    return tuple(ours_state(torch.tensor(each.h), torch.tensor(each.c)) for each in arrays)
-
-
-def ours_state(h, c):
-    from fusedlstm import LSTMState
-
-    return LSTMState(h=h.requires_grad_(), c=c.requires_grad_())
+    return tuple(LSTMState(h=columns(each.h), c=columns(each.c)) for each in arrays)
 
 
 @pytest.mark.parametrize("fullgraph", [False, True])
@@ -69,7 +95,6 @@ def test_compiled_module_gives_the_same_gradients(fullgraph):
     torch.manual_seed(0)
     policy = Policy()
     xs, is_first = torch.randn(T, B, I), torch.rand(T, B) < 0.3
-    xs = torch.randn(T, B, I)
     outcomes = []
     for run in (policy, torch.compile(policy, backend="aot_eager", fullgraph=fullgraph)):
         policy.zero_grad()

@@ -23,6 +23,7 @@ from fusedlstm import (
     convert,
 )
 from fusedlstm.backends.numpy import formula_vjp
+from fusedlstm.backends.numpy.training import NumpyTraining
 
 from support.gradients import by_name, exact, in_torch, largest_difference, named, ours, seeds_of, states_like
 from support.oracle_files import Oracle, names
@@ -82,7 +83,7 @@ def test_derivative_of_the_formula(seed, reset):
     torch, torch_formula = in_torch()
     weights, x, state, d_state, first, to = one_step(seed, reset)
     arrays = () if to is None else (to.h, to.c)
-    got = formula_vjp.step(weights, x, state.h, state.c, d_state.h, d_state.c, first, *arrays)
+    got = of_cell(formula_vjp.step(weights, x, state.h, state.c, d_state.h, d_state.c, first, *arrays))
 
     cell = torch_formula.Cell.of(weights, requires_grad=True)
     x = torch_formula.tensor(x, requires_grad=True)
@@ -92,10 +93,8 @@ def test_derivative_of_the_formula(seed, reset):
     wanted = [x, *old, *(part for pair in resets for part in pair), *cell.tensors().values()]
     d = [torch.from_numpy(part) for part in (d_state.h, d_state.c)]
     found = torch.autograd.grad(new, wanted, d, allow_unused=True, materialize_grads=True)
-    of_resets = [] if to is None else [got.reset_to.h, got.reset_to.c]
-    arrays = [got.x, got.state.h, got.state.c, *of_resets, *got.weights.arrays().values()]
-    for array, gradient in zip(arrays, found, strict=True):
-        assert np.abs(array - gradient.numpy()).max() <= CLOSE * max(1, np.abs(array).max())
+    exact = dict(zip(got, (gradient.numpy() for gradient in found), strict=True))
+    assert largest_difference(got, exact) <= CLOSE
 
 
 @settings(max_examples=100)
@@ -342,29 +341,16 @@ def test_nan_before_a_reset_has_no_effect():
 
 
 @pytest.mark.parametrize(("c", "wanted"), [(0.5, 1.0), (np.nextafter(0.5, 1), 0.0), (-0.5, 1.0), (0.2, 1.0)])
-def test_gradient_at_the_limit_of_the_cell_clip(c, wanted):
-    """With f = 1 and i = 0, the new c is the clipped old one."""
-    weights = LSTMWeights(
-        *(np.zeros((4, 1)), np.zeros((4, 1)), np.array([0.0, 1, 0, 0])),
-        gate_activation="linear",
-        activation="linear",
-        cell_clip=0.5,
-    )
-    state = LSTMState(h=np.zeros((1, 1)), c=np.full((1, 1), c))
-    _, pullback = LSTMCell(weights, backend="numpy").vjp(np.zeros((1, 1)), state)
-    assert pullback(LSTMState(h=np.zeros((1, 1)), c=np.ones((1, 1)))).state.c == wanted
-
-
-@pytest.mark.parametrize(("h", "wanted"), [(0.5, 1.0), (np.nextafter(0.5, 1), 0.0), (-0.5, 1.0), (0.2, 1.0)])
-def test_gradient_at_the_limit_of_the_proj_clip(h, wanted):
-    """With o = 1, and f = 1 and i = 0, the new h is the clipped old c."""
+@pytest.mark.parametrize("clip", ["cell_clip", "proj_clip"])
+def test_gradient_at_the_limit_of_a_clip(clip, c, wanted):
+    """With o = 1, f = 1 and i = 0, the new h is the clipped old c."""
     weights = LSTMWeights(
         *(np.zeros((4, 1)), np.zeros((4, 1)), np.array([0.0, 1, 0, 1]), None, np.ones((1, 1))),
         gate_activation="linear",
         activation="linear",
-        proj_clip=0.5,
+        **{clip: 0.5},
     )
-    state = LSTMState(h=np.zeros((1, 1)), c=np.full((1, 1), h))
+    state = LSTMState(h=np.zeros((1, 1)), c=np.full((1, 1), c))
     _, pullback = LSTMCell(weights, backend="numpy").vjp(np.zeros((1, 1)), state)
     assert pullback(LSTMState(h=np.ones((1, 1)), c=np.zeros((1, 1)))).state.c == wanted
 
@@ -476,6 +462,28 @@ def test_failed_pullback_can_be_called_again():
     with pytest.raises(ValueError, match="d_outputs"):
         pullback(d_outputs[:1], d_state)
     assert largest_difference(by_name(pullback(d_outputs, d_state)), ours(case, d_outputs, d_state)) == 0
+
+
+def test_interrupted_pullback_can_be_called_again(monkeypatch):
+    case = small()
+    seeds, pullback = seeds_of(case), pullback_of(case)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(NumpyTraining, "backward", interrupt)
+        pullback(*seeds)
+    assert largest_difference(by_name(pullback(*seeds)), ours(case, *seeds)) == 0
+
+
+def test_step_warns_of_a_large_h():
+    cell = LSTMCell(LSTMWeights.random(3, 4, seed=0, dtype="float64"), backend="numpy", check_state=True)
+    state, first = LSTMState(h=np.full((2, 4), 3.0), c=np.zeros((2, 4))), np.array([True, True])
+    with pytest.warns(UserWarning, match="are h and c swapped") as caught:
+        cell.vjp(np.zeros((2, 3)), state)
+    assert caught[0].filename == __file__
+    cell.vjp(np.zeros((2, 3)), state, is_first=first)  # the old h is not used
 
 
 def test_gradients_of_none_are_those_of_zeros():

@@ -84,12 +84,11 @@ class Backward:
         self._m = np.empty((steps, B, N), dtype) if projects and wants_weights else None
         self._d_m: NumpyArray = np.empty((B, N), dtype)
         flat = self._d_z.reshape(steps, B, 4 * N)
-        self._weight_ih, self._weight_hh = (
-            Weight(lambda: weights.weight_ih[None]),
-            Weight(lambda: weights.weight_hh[None]),
-        )
+        self._weight_ih = Weight(lambda: weights.weight_ih[None])
+        self._weight_hh = Weight(lambda: weights.weight_hh[None])
         self._products = [Product(each, d_state.h[None]) for each in flat] if B else []
-        self._sums = {name: np.zeros(array.shape, dtype) for name, array in weights.arrays().items() if wants_weights}
+        others = {name: array for name, array in weights.arrays().items() if name not in ("weight_ih", "weight_hh")}
+        self._sums = {name: np.zeros(array.shape, dtype) for name, array in others.items() if wants_weights}
         self._of_both = np.zeros((4 * N, I + P), dtype)  # the gradients of weight_ih and weight_hh, side by side
 
     @property
@@ -97,8 +96,8 @@ class Backward:
         """The gradients of the weights, or None if they aren't wanted."""
         if not self._wants_weights:
             return None
-        self._sums["weight_ih"], self._sums["weight_hh"] = map(np.array, np.split(self._of_both, [self._I], axis=1))
-        return WeightGradients(**self._sums)
+        of_ih, of_hh = map(np.array, np.split(self._of_both, [self._I], axis=1))
+        return WeightGradients(of_ih, of_hh, **self._sums)
 
     def run(self, piece: Piece) -> None:
         """Take the steps of a piece back."""

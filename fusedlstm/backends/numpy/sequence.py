@@ -62,19 +62,26 @@ class NumpySequence(SequenceEngine):
         outputs: NumpyArray,
     ) -> None:
         """Run a direction of a layer, number k of all, and write its outputs."""
-        ys, cs = _contiguous(outputs), None if run.cells is None else _contiguous(run.cells[k].c)
+        hs = self._scan(engine, k, xs, timeline, run, outputs)
+        if self._residual[layer]:
+            np.add(hs, xs, out=outputs)
+        elif hs is not outputs:
+            outputs[...] = hs
+        if layer == len(self._widths) - 1:
+            (repeat_in_idle if run.repeats else clear_idle)(outputs, timeline)
+
+    def _scan(
+        self, engine: NumpyCell, k: int, xs: NumpyArray, timeline: Timeline, run: SequenceRun, outputs: NumpyArray
+    ) -> NumpyArray:
+        """Run direction k, and return h after each step. It may be in the memory of the outputs."""
+        hs, cs = _contiguous(outputs), None if run.cells is None else _contiguous(run.cells[k].c)
         reset_to = None if run.reset_to is None else run.reset_to[k]
-        scan(engine, xs, run.states[k], timeline, reset_to, ys, run.finals[k], cs)
+        scan(engine, xs, run.states[k], timeline, reset_to, hs, run.finals[k], cs)
         if run.cells is not None:
-            run.cells[k].h[...] = ys
+            run.cells[k].h[...] = hs
             if cs is not run.cells[k].c:
                 run.cells[k].c[...] = cs
-        if self._residual[layer]:
-            np.add(ys, xs, out=ys)
-        if layer == len(self._widths) - 1:
-            (repeat_in_idle if run.repeats else clear_idle)(ys, timeline)
-        if ys is not outputs:
-            outputs[...] = ys
+        return hs
 
 
 def _contiguous(array: NumpyArray) -> NumpyArray:

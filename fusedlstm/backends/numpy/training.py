@@ -11,7 +11,7 @@ from fusedlstm.backends.base import TrainingEngine
 from fusedlstm.backends.numpy.backward import Backward, Piece
 from fusedlstm.backends.numpy.memory import empty
 from fusedlstm.backends.numpy.recording import Record, Recorder, is_plain
-from fusedlstm.backends.numpy.scan import clear_idle, repeat_in_idle, scan
+from fusedlstm.backends.numpy.scan import scan
 from fusedlstm.backends.numpy.sequence import NumpySequence
 from fusedlstm.backends.numpy.timeline import timelines
 from fusedlstm.gradients import LSTMGradients
@@ -41,16 +41,11 @@ class RecordingSequence(NumpySequence):
         super().__init__(weights)
         self._weights, self._records, self._every, self._is_step = weights.layers, records, every, is_step
 
-    def _run_direction(
-        self,
-        engine: NumpyCell,
-        layer: int,
-        k: int,
-        xs: NumpyArray,
-        timeline: Timeline,
-        run: SequenceRun,
-        outputs: NumpyArray,
-    ) -> None:
+    def _scan(
+        self, engine: NumpyCell, k: int, xs: NumpyArray, timeline: Timeline, run: SequenceRun, outputs: NumpyArray
+    ) -> NumpyArray:
+        """Run direction k, and return h after each step, in its record."""
+        del outputs
         record, reset_to = self._records[k], None if run.reset_to is None else run.reset_to[k]
         state, final = run.states[k], run.finals[k]
         if self._is_step:
@@ -62,12 +57,7 @@ class RecordingSequence(NumpySequence):
             cs = empty((*xs.shape[:2], engine.sizes[1]), engine.dtype)
             scan(engine, xs, state, timeline, reset_to, record.h, final, cs)
             record.c[...] = cs[timeline.order[self._every - 1 : -1 : self._every]]
-        if self._residual[layer]:
-            np.add(record.h, xs, out=outputs)
-        else:
-            outputs[...] = record.h
-        if layer == len(self._widths) - 1:
-            (repeat_in_idle if run.repeats else clear_idle)(outputs, timeline)
+        return record.h
 
 
 def _one_step(engine: NumpyCell, xs: NumpyArray, run: SequenceRun, record: Record) -> None:
