@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import logging
 import os
@@ -16,7 +17,7 @@ from fusedlstm.backends.numpy import blas
 from fusedlstm.cli import interrupts
 from fusedlstm.cli.arguments import parser
 from fusedlstm.cli.run import run_files
-from fusedlstm.cli.run_results import STANDARD
+from fusedlstm.cli.run_results import is_standard_output
 
 if TYPE_CHECKING:
     import argparse
@@ -57,13 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupts.end()
 
 
-def _say(text: str) -> None:
-    """Write lines to standard output, if there is one.
+def _say(text: str, *, to: str = "standard output") -> None:
+    """Write lines to standard output or standard error, if there is one.
 
     Raises:
         OSError: they can't be written, as the disk is full or the reader has closed the pipe.
     """
-    stream = sys.stdout
+    stream = sys.stdout if to == "standard output" else sys.stderr
     if stream is None:
         return
     try:
@@ -71,7 +72,14 @@ def _say(text: str) -> None:
         stream.flush()
     except OSError as error:
         _write_nothing_more(stream)
-        raise OSError(error.errno, error.strerror, "standard output") from error
+        raise OSError(error.errno, error.strerror, to) from error
+
+
+def _say_beside(*files: str | None) -> Callable[[str], None]:
+    """Return `_say`, but to standard error if one of a command's files is standard output."""
+    if any(file is not None and is_standard_output(file) for file in files):
+        return functools.partial(_say, to="standard error")
+    return _say
 
 
 def _out_of_memory(error: MemoryError) -> str:
@@ -120,7 +128,7 @@ def _convert(options: argparse.Namespace) -> int:
         if error.args == (str(error),):
             error.args = (as_options(str(error)),)
         raise
-    _say("\n".join(said))
+    _say_beside(options.out, options.initial_state)("\n".join(said))
     return status
 
 
@@ -159,7 +167,7 @@ def _selftest(options: argparse.Namespace) -> int:
     from fusedlstm.cli.selftest import selftest
 
     return selftest(
-        _say,
+        _say_beside(options.json),
         backend=options.backend,
         names=options.dtype,
         kernels=options.kernel,
@@ -208,7 +216,7 @@ def _bench(options: argparse.Namespace) -> int:
     from fusedlstm.cli.bench import bench
 
     return bench(
-        _say,
+        _say_beside(options.json),
         options.weights,
         batches=options.batch or [1],
         every=options.every,
@@ -233,7 +241,7 @@ def _run(options: argparse.Namespace) -> int:
         backend=options.backend,
         threads=options.threads,
     )
-    (_complain if options.out == STANDARD else _say)(said)
+    _say_beside(options.out)(said)
     return 0
 
 

@@ -52,6 +52,16 @@ def results(out: str, forms: Mapping[str, Form]) -> Iterator[tuple[Write, Write]
                 yield writers
 
 
+def is_standard_output(path: str) -> bool:
+    """Return whether a path names the process's standard output, and not a file to which it goes."""
+    if path == STANDARD:
+        return True
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(1)) and not is_replaceable(path)
+    except OSError:  # no such file yet, or no standard output
+        return False
+
+
 def folder_of(out: str) -> str | None:
     """Return the folder for temporary files of a run: that of a file to replace. None for the system's folder."""
     # A device's folder takes no files, nor does that of a shell's pipe.

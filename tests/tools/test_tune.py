@@ -569,7 +569,7 @@ def test_the_file_is_readable(kept):
     assert found["machine"]["GPU"] == gpu
     assert set(found["machine"]) == {"GPU", "driver", "NVRTC", "cuBLAS", "fusedlstm", "kernels"}
     assert found["layer"] == {"I": I, "N": N, "P": None, "arithmetic": "bfloat16"}
-    times = found["microseconds of a step by rows"]["64"]
+    times = found[OF_STEPS]["64"]
     assert (times["tensor_large"], next(iter(times)), set(times)) == (1.0, "tensor_large", set(OF_BFLOAT16))
     times = found[OF_SEQUENCES]["64"]
     assert (times["tensor_large"], next(iter(times)), set(times)) == (1.0, "tensor_large", {*OF_BFLOAT16, "scan"})
@@ -577,6 +577,7 @@ def test_the_file_is_readable(kept):
     assert "\n" in file.read_text()
 
 
+OF_STEPS = "microseconds of a step by rows"
 OF_SEQUENCES = "microseconds of a step of a sequence by rows"
 
 
@@ -692,6 +693,10 @@ def test_info_says_where_a_choice_comes_from(kept, capsys):
     assert "steps: the kernel is chosen by measured times, and for other layers by a table of predictions" in said
     date = json.loads(file.read_text())["date"]
     assert f"measured {date} on this GPU: I=8 N=16 bfloat16, B = 64, sequences of B = 64: {file.name}" in said
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {OF_STEPS: {}, OF_SEQUENCES: {}}))
+    assert command_line.main(["info"]) == 0
+    assert f"I=8 N=16 bfloat16, no times: {file.name}" in capsys.readouterr().out
     file.write_text("")
     assert command_line.main(["info"]) == 0
     said = capsys.readouterr().out

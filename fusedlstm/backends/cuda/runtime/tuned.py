@@ -93,7 +93,7 @@ def descriptions(index: int) -> tuple[list[str], list[str]]:
             unused.append(f"not used: {path.name}: {error}")
         else:
             kinds = ("B", measured.rows), ("sequences of B", measured.sequences)
-            rows = ", ".join(f"{name} = {', '.join(map(str, times))}" for name, times in kinds if times)
+            rows = ", ".join(f"{name} = {', '.join(map(str, times))}" for name, times in kinds if times) or "no times"
             used.append(f"measured {measured.date} on this GPU: {layer}, {rows}: {path.name}")
     return used, unused
 
