@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fusedlstm.validation.arguments import check_bool, check_real, check_size, fail
-from fusedlstm.weights import LSTMWeights, check_options
+from fusedlstm.weights import ZONEOUTS, check_options, checked_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_ZONEOUTS = ("zoneout_c", "zoneout_h")
+    from fusedlstm.weights import LSTMWeights
 
 
 @dataclass(frozen=True)
@@ -89,20 +87,8 @@ class CellForm:
         return shapes
 
 
-def checked_options(options: Mapping[str, Any], *, has_projection: bool = True) -> dict[str, Any]:
-    """Return all options of `LSTMWeights` in their canonical form. Raise if one is wrong.
-
-    Args:
-        options: some of them. Functions may be lists, as from JSON.
-        has_projection: whether the cell has a projection, without which it can't have proj_clip.
-    """
-    # The smallest weights with these options check them.
-    weight_hr = np.zeros((1, 1)) if has_projection else None
-    return LSTMWeights(np.zeros((4, 0)), np.zeros((4, 1)), weight_hr=weight_hr, **options).options()
-
-
 def _refuse_zoneout(options: Mapping[str, Any]) -> None:
-    for name in _ZONEOUTS:
+    for name in ZONEOUTS:
         if options[name]:
             wanted = "0 in a module, as training with zoneout needs random masks"
             fail(ValueError, name, wanted, str(options[name]), "fusedlstm.LSTM and LSTMCell have it, for inference")

@@ -14,9 +14,9 @@ from fusedlstm.convert.reading import read
 from fusedlstm.convert.torch.layouts import LAYOUTS
 from fusedlstm.convert.torch.writing import to_tensor
 from fusedlstm.convert.writing import write
+from fusedlstm.layer_call import Layer
 from fusedlstm.state import LSTMState
 from fusedlstm.torch.checks import check_place, state_dtype
-from fusedlstm.torch.layer import Layer
 from fusedlstm.torch.operator import layer as run_layer
 from fusedlstm.weights import DEFAULTS, LSTMWeights
 
