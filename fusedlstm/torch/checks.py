@@ -33,6 +33,13 @@ def check_tensor(name: str, value: Any, dtype: torch.dtype, whose: str = "the mo
         fail(TypeError, name, f"dtype {dtype} ({whose})", f"dtype {value.dtype}", f"Use {name}.to({dtype})")
 
 
+def check_parameter(name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raise unless a module's parameter still has its shape, the dtype of the others, and is on the CPU."""
+    check_tensor(name, value, dtype, "that of weight_ih")
+    if tuple(value.shape) != shape:
+        fail(ValueError, name, f"shape {shape}, which the module was made with", f"shape {tuple(value.shape)}")
+
+
 def check_place(name: str, tensor: torch.Tensor) -> None:
     """Raise ValueError unless a tensor is on the CPU."""
     if tensor.device.type != "cpu":

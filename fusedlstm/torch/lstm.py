@@ -34,8 +34,8 @@ class LSTM(Cells):
     NumPy. If a tensor or the module is not on the CPU, a call raises ValueError.
 
     Gradients flow through outputs, states and `reset_to`, but not across resets. At the corners of clips and functions
-    they are TensorFlow's: a clip passes the gradient up to and at its limit. Second derivatives and forward mode raise
-    NotImplementedError, and torch.func's transforms RuntimeError. torch.compile and autocast work: under autocast, xs
+    they are TensorFlow's: a clip passes the gradient up to and at its limit. Second derivatives, forward mode and
+    torch.func's transforms raise NotImplementedError. torch.compile, torch.export and autocast work: under autocast, xs
     and states are converted to the module's dtype.
 
     A 16-bit module's c is float32, as in `fusedlstm.LSTM`. Its arithmetic is float32, on copies of its weights.

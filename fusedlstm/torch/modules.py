@@ -16,7 +16,8 @@ from fusedlstm.convert.torch.writing import to_tensor
 from fusedlstm.convert.writing import write
 from fusedlstm.layer_call import Layer
 from fusedlstm.state import LSTMState
-from fusedlstm.torch.checks import check_place, state_dtype
+from fusedlstm.torch.checks import check_parameter, check_place, state_dtype
+from fusedlstm.torch.operator import check_no_transform
 from fusedlstm.torch.operator import layer as run_layer
 from fusedlstm.weights import DEFAULTS, LSTMWeights
 
@@ -56,7 +57,7 @@ class Cells(torch.nn.Module):
     ) -> None:
         super().__init__()
         self._forms, self.suffixes, self._forget_bias = tuple(forms), tuple(suffixes), forget_bias
-        self._names = tuple(tuple(form.shapes()) for form in self._forms)
+        self._shapes = tuple(form.shapes() for form in self._forms)
         for form, suffix in zip(self._forms, self.suffixes, strict=True):
             for name, shape in form.shapes().items():
                 values = torch.empty(shape, device=device, dtype=dtype)
@@ -102,8 +103,15 @@ class Cells(torch.nn.Module):
         return LSTMWeights(**(ours | {"peephole": peephole}), **form.options)
 
     def _tensors(self, k: int) -> list[Tensor]:
-        """Return the tensors of a cell in the order of the operator. Only the bias, a sum of two, is new."""
-        tensors = {name: getattr(self, name + self.suffixes[k]) for name in self._names[k]}
+        """Return the tensors of a cell in the order of the operator. Only the bias, a sum of two, is new.
+
+        A program may have replaced parameters, so this checks them.
+        """
+        dtype, tensors = self._dtype, {}
+        for name, shape in self._shapes[k].items():
+            full = name + self.suffixes[k]
+            tensors[name] = getattr(self, full)
+            check_parameter(full, tensors[name], shape, dtype)
         if "bias_ih" in tensors:
             tensors["bias"] = tensors["bias_ih"] + tensors["bias_hh"]
         return [tensors[name] for name in _NAMES if name in tensors]
@@ -146,6 +154,7 @@ class Cells(torch.nn.Module):
         of_gradients = (xs, *given, *weights, *resets)
         if not torch.compiler.is_compiling():
             _check_no_tangents(of_gradients)
+            check_no_transform()
         saves = torch.is_grad_enabled() and any(each.requires_grad for each in of_gradients)
         outputs, *rest = run_layer(xs, given, weights, *flags, resets, described, saves)
         return outputs, rest[: len(given)]

@@ -154,6 +154,15 @@ def _take_back(ctx: Any, d_results: list[Tensor | None]) -> tuple[Any, ...]:
     return d_xs, d_states, d_weights, None, None, None, d_reset, None, None
 
 
+def check_no_transform() -> None:
+    """Raise NotImplementedError under a transform of torch.func, where PyTorch's own error misleads."""
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            "fusedlstm.torch doesn't work under torch.func's transforms, such as grad and vmap: call backward or "
+            "torch.autograd.grad, or use torch.nn.LSTM"
+        )
+
+
 def _refuse(*_: Any) -> tuple[Any, ...]:
     raise NotImplementedError(
         "fusedlstm.torch has no second derivatives: call backward or torch.autograd.grad without create_graph=True, "

@@ -353,6 +353,28 @@ def test_reversed_call_of_backward_layers_raises():
         ours.LSTM(I, N, bidirectional=True)(zeros(T, B, I), reverse=True)
 
 
+def parameter(*shape, **options):
+    return torch.nn.Parameter(zeros(*shape, **options))
+
+
+BAD_PARAMETERS = {
+    "another I": ("weight_ih_l0", parameter(4 * N, I + 1), ValueError, r"weight_ih_l0: wanted shape \(16, 3\)"),
+    "another P": ("weight_hh_l1", parameter(4 * N, N + 1), ValueError, r"weight_hh_l1: wanted shape \(16, 4\)"),
+    "one bias": ("bias_hh_l1", parameter(1), ValueError, r"bias_hh_l1: .* got shape \(1,\)$"),
+    "a dtype": ("weight_hh_l0", parameter(4 * N, N, dtype=torch.float64), TypeError, "weight_hh_l0: wanted dtype"),
+    "none": ("bias_ih_l0", None, TypeError, "bias_ih_l0: wanted a torch.Tensor .* got None"),
+    "a device": ("weight_hh_l0", parameter(4 * N, N, device="meta"), ValueError, "weight_hh_l0: .* one on meta"),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "kind", "message"), BAD_PARAMETERS.values(), ids=BAD_PARAMETERS)
+def test_replaced_parameters_are_checked(name, value, kind, message):
+    module = ours.LSTM(I, N, 2)
+    setattr(module, name, value)
+    with pytest.raises(kind, match=message):
+        module(zeros(T, B, I))
+
+
 def test_packed_sequences_get_a_hint():
     packed = torch.nn.utils.rnn.pack_padded_sequence(zeros(T, B, I), [5, 4])
     with pytest.raises(TypeError, match="pad_packed_sequence"):

@@ -106,5 +106,8 @@ CASES = {
     ),
     "forward mode": Case(forward_slope, slope, "torch"),
     "second derivatives in jax": Case(lambda: slope_in_jax(2), lambda: slope_in_jax(1), "jax"),
+    "a transform of torch.func": Case(
+        lambda: torch().func.grad(lambda x: module()(x)[0].sum())(tensor(T, B, I)), slope, "torch"
+    ),
     "second derivatives": Case(lambda: slope(create_graph=True), slope, "torch"),
 }
