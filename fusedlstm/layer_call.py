@@ -109,6 +109,7 @@ class LayerCall:
         lengths: (B,) integers, or None.
         mask: (T, B) booleans, or None.
         is_first: (T, B) booleans, or None.
+        threads: the most threads, if their number can be set; None for as many as NumPy's BLAS has.
 
     Raises:
         ValueError: a length is not from 0 to T.
@@ -121,10 +122,11 @@ class LayerCall:
         lengths: NumpyArray | None,
         mask: NumpyArray | None,
         is_first: NumpyArray | None,
+        threads: int | None = None,
     ) -> None:
         self._layer, self._backend = layer, choose("numpy")
         self._weights = layer.weights([np.ascontiguousarray(each) for each in arrays.weights])
-        self._engines = [self._backend.cell_engine(cell, "highest") for cell in self._weights.layers]
+        self._engines = [self._backend.cell_engine(cell, "highest", threads=threads) for cell in self._weights.layers]
         T, B, _ = arrays.xs.shape
         if lengths is not None:
             check_range(lengths, T)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from fusedlstm.backends.numpy.blas import why_threads_are_fixed
+from fusedlstm.backends.numpy.thread_limit import at_most
 from fusedlstm.layer_call import Layer, LayerArrays, LayerCall
 
 if TYPE_CHECKING:
@@ -37,7 +40,8 @@ class TensorCall:
         self._dtype, self._arguments = xs.dtype, (xs, *states, *weights, *reset_to)
         lists = (list(map(_view, each)) for each in (states, weights, reset_to))
         flags = (None if each is None else _view(each) for each in (lengths, mask, is_first))
-        self._call = LayerCall(layer, LayerArrays(_view(xs), *lists), *flags)
+        # Without this, NumPy's threads would crowd processes where torch.set_num_threads says how many to use.
+        self._call = LayerCall(layer, LayerArrays(_view(xs), *lists), *flags, threads=_threads())
 
     def forward(self, *, saves: bool) -> list[Tensor]:
         """Do the work of `operator.layer`."""
@@ -67,6 +71,18 @@ def saved_like(layer: Layer, xs: Tensor, states: Sequence[Tensor]) -> list[Tenso
     sizes = [(h.shape[0], h.shape[1], c.shape[1]) for h, c in zip(states[::2], states[1::2], strict=True)]
     shapes = layer.saved_shapes(xs.shape[0], sizes, np.dtype(str(c.dtype).removeprefix("torch.")))
     return [c.new_empty(shape, dtype=torch.bool if dtype == np.bool_ else c.dtype) for shape, dtype in shapes]
+
+
+def _threads() -> int | None:
+    """Return how many threads a call may use: as many as PyTorch's own. None if NumPy's BLAS has no more anyway."""
+    most = torch.get_num_threads()
+    own = at_most(None)
+    return most if own is not None and most < own and _can_limit() else None
+
+
+@functools.cache
+def _can_limit() -> bool:
+    return why_threads_are_fixed() is None
 
 
 def _view(tensor: Tensor) -> NumpyArray:
