@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from fusedlstm.help_text import break_signatures
 from fusedlstm.layer_call import Layer, LayerArrays, LayerCall
 from fusedlstm.stacked import StackedWeights
 from fusedlstm.state import LSTMState, check_state_type
-from fusedlstm.validation.arguments import check_bool, check_choice, check_size, describe_type, fail
+from fusedlstm.validation.arguments import check_bool, check_choice, check_size, check_threads, describe_type, fail
 from fusedlstm.validation.sequence import SequenceChecks
 from fusedlstm.validation.training import check_trainable
 from fusedlstm.weights import ARRAYS, check_arrays, check_options, checked_options, weights_over
@@ -58,6 +58,7 @@ def lstm(
     reverse: bool = False,
     masked_outputs: str = "zero",
     checkpoint_every: int | None = None,
+    threads: int | None = None,
     **options: Any,
 ) -> tuple[jax.Array, LSTMState]:
     """Run sequences through one layer in one direction. Return its outputs (T, B, P) and the final state.
@@ -76,6 +77,7 @@ def lstm(
         reverse: whether to run from the last step to the first.
         masked_outputs: the outputs of steps that a row does not take: "zero", or "last" for the last output.
         checkpoint_every: the number of steps between checkpoints, as in `LSTM.vjp`.
+        threads: the most threads of a call, as in `fusedlstm.LSTM`.
         options: cell_clip, proj_clip, activation, output_activation, gate_activation, gate_clip and coupled_gate, as in
             `fusedlstm.LSTMWeights`.
 
@@ -108,9 +110,10 @@ def lstm(
     checks.check_steps(_known(lengths), _known(mask), T, B)
     checks.check_is_first(_known(is_first), T, B)
     flags = [None if each is None else jax.numpy.asarray(each) for each in (lengths, mask, is_first)]
-    described = Layer(direction, (tuple(arrays),), (options,), repeats=masked_outputs == "last", every=every).to_json()
+    layer = Layer(direction, (tuple(arrays),), (options,), repeats=masked_outputs == "last", every=every)
     resets = [] if reset_to is None else [reset_to.h, reset_to.c]
-    outputs, h, c = _layer(described, LayerArrays(xs, [state.h, state.c], list(arrays.values()), resets), flags)
+    call = _Call(layer.to_json(), check_threads(threads))
+    outputs, h, c = _layer(call, LayerArrays(xs, [state.h, state.c], list(arrays.values()), resets), flags)
     return outputs, _state(h, c)
 
 
@@ -132,40 +135,47 @@ def _known(flags: Any) -> Any:
     return _stand_in(flags) if isinstance(flags, jax.core.Tracer) else flags
 
 
+class _Call(NamedTuple):
+    """What a call depends on, besides its arrays: a Layer as JSON, and the most threads."""
+
+    layer: str
+    threads: int | None
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _layer(described: str, arrays: LayerArrays, flags: list[Any]) -> Any:
+def _layer(call: _Call, arrays: LayerArrays, flags: list[Any]) -> Any:
     """Return a layer's outputs, and its final h and c."""
-    return _forward(described, arrays, flags, saves=False)[0]
+    return _forward(call, arrays, flags, saves=False)[0]
 
 
-def _forward(described: str, arrays: LayerArrays, flags: list[Any], *, saves: bool) -> Any:
+def _forward(call: _Call, arrays: LayerArrays, flags: list[Any], *, saves: bool) -> Any:
     """Return the results of `_layer`, and what its backward pass needs if `saves` is set."""
     xs, (h, c), *_ = arrays
     shapes = [((*xs.shape[:2], h.shape[1]), xs.dtype), (h.shape, h.dtype), (c.shape, c.dtype)]
-    saved = Layer.from_json(described).saved_shapes(len(xs), [(*h.shape, c.shape[1])], xs.dtype) if saves else []
+    saved = Layer.from_json(call.layer).saved_shapes(len(xs), [(*h.shape, c.shape[1])], xs.dtype) if saves else []
     results = [[_Shape(*each) for each in part] for part in (shapes, saved)]
-    return _on_host("forward", described, results, arrays, flags)
+    return _on_host("forward", call, results, arrays, flags)
 
 
-def _keep(described: str, arrays: LayerArrays, flags: list[Any]) -> Any:
-    results, saved = _forward(described, arrays, flags, saves=True)
+def _keep(call: _Call, arrays: LayerArrays, flags: list[Any]) -> Any:
+    results, saved = _forward(call, arrays, flags, saves=True)
     return results, (arrays, flags, saved)
 
 
-def _take_back(described: str, kept: Any, d_results: list[jax.Array]) -> Any:
+def _take_back(call: _Call, kept: Any, d_results: list[jax.Array]) -> Any:
     gradients = jax.tree.map(lambda each: _Shape(each.shape, each.dtype), kept[0])
-    return _on_host("backward", described, gradients, *kept, d_results), None
+    return _on_host("backward", call, gradients, *kept, d_results), None
 
 
 _layer.defvjp(_keep, _take_back)
 
 
-def _on_host(direction: str, described: str, results: Any, *arguments: Any) -> Any:
+def _on_host(direction: str, call: _Call, results: Any, *arguments: Any) -> Any:
     """Run a pass of a layer on the host. `results` are the shapes and dtypes of what it returns."""
     # A pure_callback waits for copies by XLA's threads, forever if callbacks occupy them all. This one makes no copies.
-    call = jax.custom_jvp(buffer_callback(_pass(direction, described), results, vmap_method="sequential"))
-    call.defjvp(_refuse)
-    return call(*arguments)
+    work = jax.custom_jvp(buffer_callback(_pass(direction, call), results, vmap_method="sequential"))
+    work.defjvp(_refuse)
+    return work(*arguments)
 
 
 def _refuse(*_: Any) -> NoReturn:
@@ -173,17 +183,17 @@ def _refuse(*_: Any) -> NoReturn:
 
 
 @functools.cache  # so that JAX recognises the function, and doesn't compile it again
-def _pass(direction: str, described: str) -> Any:
+def _pass(direction: str, call: _Call) -> Any:
     """Return a pass of a layer, as a function that writes to buffers."""
 
     def run(_: Any, out: Any, *arguments: Any) -> None:
         arrays, flags, *rest = jax.tree.map(np.asarray, arguments)
-        call = LayerCall(Layer.from_json(described), arrays, *flags)
+        layer = LayerCall(Layer.from_json(call.layer), arrays, *flags, threads=call.threads)
         if direction == "forward":
-            found: Any = call.forward(saves=bool(out[1]))
+            found: Any = layer.forward(saves=bool(out[1]))
         else:
             saved, (d_outputs, *d_finals) = rest
-            found = call.backward(saved, d_outputs, d_finals, [True] * len(jax.tree.leaves(arrays)))
+            found = layer.backward(saved, d_outputs, d_finals, [True] * len(jax.tree.leaves(arrays)))
         for buffer, array in zip(jax.tree.leaves(out), jax.tree.leaves(found), strict=True):
             np.asarray(buffer)[...] = array
 

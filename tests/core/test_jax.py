@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedlstm import LSTM, LSTMState, LSTMWeights
+from fusedlstm.backends.numpy.backend import NumpyBackend
+from fusedlstm.backends.numpy.blas import why_threads_are_fixed
 
 from support.training_cases import ARGUMENTS, random_case
 
@@ -147,6 +149,18 @@ def test_jit_calls_numpy_once_for_each_pass(monkeypatch):
     assert calls == [False]
 
 
+@pytest.mark.skipif(why_threads_are_fixed() is not None, reason="the threads of NumPy's BLAS can't be set")
+def test_threads_of_a_jax_call(monkeypatch):
+    weights, xs, state = small()
+    seen, engine_of = [], NumpyBackend.cell_engine
+    monkeypatch.setattr(
+        NumpyBackend, "cell_engine", lambda *a, threads: seen.append(threads) or engine_of(*a, threads=threads)
+    )
+    for threads in (1, None):
+        jax.block_until_ready(lstm(weights.arrays(), xs, state, threads=threads))
+    assert seen == [1, None]
+
+
 @pytest.mark.parametrize("jit", [False, True])
 def test_vmap_is_a_call_for_each_element(jit):
     weights, xs, state = small()
@@ -203,9 +217,9 @@ xs = jnp.ones((64, 128, 128))
 
 @jax.jit
 def loss(weights, xs):
-    below, _ = lstm(weights, xs @ weights["weight_hh"][:128])
-    above, _ = lstm(weights, below, reverse=True)
-    return (below @ weights["weight_hh"].T).sum() + above.sum()
+    inputs = xs @ weights["weight_hh"][:128]
+    parts = [lstm(weights, inputs, reverse=reverse)[0] for reverse in (False, True)]  # may run at once
+    return (parts[0] @ weights["weight_hh"].T).sum() + (parts[1] @ inputs[0].T).sum()
 
 for _ in range(10):
     grads = jax.grad(loss)(weights, xs)
@@ -285,6 +299,7 @@ BAD_CALLS = {
     "float lengths": (lambda w, xs: lstm(w, xs, lengths=[1.0, 2.0]), TypeError, "lengths: wanted integers"),
     "a rule": (lambda w, xs: lstm(w, xs, masked_outputs="nan"), ValueError, "masked_outputs: wanted one of"),
     "reverse": (lambda w, xs: lstm(w, xs, reverse=1), TypeError, "reverse: wanted a bool"),
+    "threads": (lambda w, xs: lstm(w, xs, threads=0), ValueError, "threads: wanted at least 1"),
     "every": (lambda w, xs: lstm(w, xs, checkpoint_every=0), ValueError, "checkpoint_every: wanted at least 1"),
 }
 
