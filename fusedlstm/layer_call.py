@@ -122,6 +122,7 @@ class LayerCall:
         lengths: NumpyArray | None,
         mask: NumpyArray | None,
         is_first: NumpyArray | None,
+        *,
         threads: int | None = None,
     ) -> None:
         self._layer, self._backend = layer, choose("numpy")
