@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fusedlstm.torch.forms import CellForm
+
+# Lengths, mask and is_first.
+Flags: TypeAlias = "tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]"
 
 _NOT_YET = "a tensor on the CPU, the only device of fusedlstm.torch so far"
 _ELSEWHERE = "Use .cpu() for tensors and modules, or torch.nn.LSTM"
@@ -103,6 +106,20 @@ def check_lengths(lengths: Any, sizes: Mapping[str, int]) -> torch.Tensor:
         fail(TypeError, "lengths", wanted, f"dtype {tensor.dtype}")
     _check_shape("lengths", tensor, "B", sizes)
     return tensor.to(torch.int64)
+
+
+def check_all_flags(lengths: Any, mask: Any, is_first: Any, letters: str, sizes: Mapping[str, int]) -> Flags:
+    """Return lengths, mask and is_first as tensors, or raise. The last two have the shape `letters`, "T B" or "B T"."""
+    if lengths is not None:
+        if mask is not None:
+            fail(ValueError, "mask", "None if lengths are given, as they do the same", "a mask")
+        lengths = check_lengths(lengths, sizes)
+    if mask is not None:
+        mask = check_flags("mask", mask, letters, sizes, "booleans, True for the steps that a row takes")
+    if is_first is not None:
+        wanted = "booleans, True for the rows to reset before this step"
+        is_first = check_flags("is_first", is_first, letters, sizes, wanted)
+    return lengths, mask, is_first
 
 
 def _as_tensor(name: str, value: Any, wanted: str) -> torch.Tensor:

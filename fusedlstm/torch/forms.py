@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fusedlstm import directions as ways
 from fusedlstm.validation.arguments import check_bool, check_real, check_size, fail
 from fusedlstm.weights import ZONEOUTS, check_options, checked_options
 
@@ -100,6 +101,35 @@ def check_forget_bias(forget_bias: Any, forms: Sequence[CellForm]) -> float:
     if value and not all(form.bias for form in forms):
         fail(ValueError, "forget_bias", "0 without a bias", str(forget_bias))
     return value
+
+
+def check_directions(directions: Any, num_layers: Any, bidirectional: Any) -> tuple[str, ...]:
+    """Return the direction of each layer from the arguments of a module's constructor, or raise."""
+    L = check_size("num_layers", num_layers, 1)
+    check_bool("bidirectional", bidirectional)
+    if directions is None:
+        return (ways.BOTH if bidirectional else ways.FORWARD,) * L
+    checked: tuple[str, ...] = tuple(ways.check(directions, bidirectional=bidirectional))
+    if len(checked) != L:
+        fail(ValueError, "directions", f"one for each of {L} layers (num_layers)", f"{len(checked)} of them")
+    return checked
+
+
+def forms_of_layers(
+    directions: Sequence[str], sizes: tuple[Any, Any, Any], *, bias: Any, peephole: Any, options: Mapping[str, Any]
+) -> list[CellForm]:
+    """Return the form of each cell of an LSTM with these directions. `sizes` are input_size, hidden_size and proj_size.
+
+    Raises:
+        TypeError, ValueError: as `CellForm.make`.
+    """
+    width, hidden_size, proj_size = sizes
+    forms: list[CellForm] = []
+    for direction in directions:
+        form = CellForm.make("LSTM", width, hidden_size, proj_size, bias=bias, peephole=peephole, options=options)
+        forms += [form] * ways.width_of(direction)
+        width = form.output_size * ways.width_of(direction)
+    return forms
 
 
 def check_residual_sizes(forms: Sequence[CellForm], *, is_residual: bool) -> None:

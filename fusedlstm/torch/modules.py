@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch.autograd.forward_ad import unpack_dual
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fusedlstm.torch.checks import Flags
     from fusedlstm.torch.forms import CellForm
 
-# Lengths, mask and is_first of the operator.
-Flags: TypeAlias = "tuple[Tensor | None, Tensor | None, Tensor | None]"
 _NAMES = ("weight_ih", "weight_hh", "bias", "peephole", "weight_hr")  # of `LSTMWeights`, in the order of the operator
 
 
