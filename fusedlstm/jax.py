@@ -15,6 +15,7 @@ import numpy as np
 
 try:
     import jax
+    from jax.custom_derivatives import SymbolicZero
     from jax.experimental.buffer_callback import buffer_callback
 except ModuleNotFoundError as error:
     if error.name != "jax":
@@ -157,17 +158,23 @@ def _forward(call: _Call, arrays: LayerArrays, flags: list[Any], *, saves: bool)
     return _on_host("forward", call, results, arrays, flags)
 
 
-def _keep(call: _Call, arrays: LayerArrays, flags: list[Any]) -> Any:
+def _keep(call: _Call, *primals: Any) -> Any:
+    arrays, flags = jax.tree.map(lambda each: each.value, primals)
+    wanted = [() if each.perturbed else None for each in jax.tree.leaves(primals[0])]  # not traced, as bools would be
     results, saved = _forward(call, arrays, flags, saves=True)
-    return results, (arrays, flags, saved)
+    return results, (arrays, flags, wanted, saved)
 
 
-def _take_back(call: _Call, kept: Any, d_results: list[jax.Array]) -> Any:
-    gradients = jax.tree.map(lambda each: _Shape(each.shape, each.dtype), kept[0])
-    return _on_host("backward", call, gradients, *kept, d_results), None
+def _take_back(call: _Call, kept: Any, d_results: list[Any]) -> Any:
+    arrays, _, wanted, _ = kept
+    leaves, structure = jax.tree.flatten(arrays)
+    shapes = [_Shape(each.shape, each.dtype) for each, wants in zip(leaves, wanted, strict=True) if wants is not None]
+    d_results = [None if isinstance(each, SymbolicZero) else each for each in d_results]
+    found = iter(_on_host("backward", call, shapes, *kept, d_results))
+    return jax.tree.unflatten(structure, [None if wants is None else next(found) for wants in wanted]), None
 
 
-_layer.defvjp(_keep, _take_back)
+_layer.defvjp(_keep, _take_back, symbolic_zeros=True)
 
 
 def _on_host(direction: str, call: _Call, results: Any, *arguments: Any) -> Any:
@@ -192,8 +199,9 @@ def _pass(direction: str, call: _Call) -> Any:
         if direction == "forward":
             found: Any = layer.forward(saves=bool(out[1]))
         else:
-            saved, (d_outputs, *d_finals) = rest
-            found = layer.backward(saved, d_outputs, d_finals, [True] * len(jax.tree.leaves(arrays)))
+            wanted, saved, (d_outputs, *d_finals) = rest
+            gradients = layer.backward(saved, d_outputs, d_finals, [wants is not None for wants in wanted])
+            found = [each for each, wants in zip(gradients, wanted, strict=True) if wants is not None]
         for buffer, array in zip(jax.tree.leaves(out), jax.tree.leaves(found), strict=True):
             np.asarray(buffer)[...] = array
 

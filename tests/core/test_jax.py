@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fusedlstm import LSTM, LSTMState, LSTMWeights
 from fusedlstm.backends.numpy.backend import NumpyBackend
 from fusedlstm.backends.numpy.blas import why_threads_are_fixed
+from fusedlstm.backends.numpy.training import NumpyTraining
 
 from support.training_cases import ARGUMENTS, random_case
 
@@ -147,6 +148,28 @@ def test_jit_calls_numpy_once_for_each_pass(monkeypatch):
     calls.clear()
     jax.block_until_ready(lstm(weights.arrays(), xs, state))
     assert calls == [False]
+
+
+def test_jax_computes_only_wanted_gradients(monkeypatch):
+    weights, xs, state = small()
+    calls, backward = [], NumpyTraining.backward
+
+    def count(*args, wants_xs, wants_weights, **options):
+        calls.append((wants_xs, list(wants_weights), args[5]))  # the gradients of the final states
+        return backward(*args, wants_xs=wants_xs, wants_weights=wants_weights, **options)
+
+    def outputs_of(weights, xs, state):
+        return (lstm(weights, xs, state)[0] ** 2).sum()
+
+    monkeypatch.setattr(NumpyTraining, "backward", count)
+    whole = jax.grad(squares, (0, 1, 2))(weights.arrays(), xs, state)
+    for grad in (jax.grad, lambda *args: jax.jit(jax.grad(*args))):
+        calls.clear()
+        parts = [grad(squares, k)(weights.arrays(), xs, state) for k in range(3)]
+        assert [call[:2] for call in calls] == [(False, [True]), (True, [False]), (False, [False])]
+        assert_close(tuple(parts), whole, 0)
+    jax.grad(outputs_of)(weights.arrays(), xs, state)
+    assert calls[-1][2] is None
 
 
 @pytest.mark.skipif(why_threads_are_fixed() is not None, reason="the threads of NumPy's BLAS can't be set")
