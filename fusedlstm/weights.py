@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 ARRAYS = ("weight_ih", "weight_hh", "bias", "peephole", "weight_hr")
 CLIPS = ("cell_clip", "proj_clip")
+ZONEOUTS = ("zoneout_c", "zoneout_h")
 DEFAULTS = Functions().options() | {"zoneout_h": 0.0}
 
 
@@ -135,35 +136,7 @@ class LSTMWeights:
         set_(self, "zoneout_h", functions.zoneout_h)
         for name, value in functions.options().items():  # in the form that `Functions` gives them
             set_(self, name, value)
-        self._check_dtypes()
-        self._check_shapes()
-
-    def _check_dtypes(self) -> None:
-        if not dtypes.is_supported(self.weight_ih.dtype):
-            wanted = f"dtype {', '.join(dtypes.NAMES[:-1])} or {dtypes.NAMES[-1]}"
-            fail(TypeError, "weight_ih", wanted, f"dtype {self.weight_ih.dtype}")
-        for name, array in self.arrays().items():
-            check_dtype(name, array.dtype, self.dtype, "that of weight_ih")
-
-    def _check_shapes(self) -> None:
-        if self.weight_ih.ndim != 2 or self.weight_ih.shape[0] % 4 or self.weight_ih.shape[0] == 0:
-            wanted = "shape (4N, I): the rows of four gates"
-            fail(ValueError, "weight_ih", wanted, f"shape {self.weight_ih.shape}")
-        sizes = {"N": self.hidden_size, "I": self.input_size}
-        if self.weight_hr is None:
-            sizes["P"] = self.hidden_size
-            if self.proj_clip is not None:
-                fail(ValueError, "proj_clip", "None without weight_hr", str(self.proj_clip))
-        else:
-            if self.weight_hr.ndim != 2 or self.weight_hr.shape[0] == 0:
-                fail(ValueError, "weight_hr", "shape (P, N)", f"shape {self.weight_hr.shape}")
-            sizes["P"] = self.weight_hr.shape[0]
-            check_shape("weight_hr", self.weight_hr.shape, "P N", sizes)
-        check_shape("weight_hh", self.weight_hh.shape, "4N P", sizes)
-        if self.bias is not None:
-            check_shape("bias", self.bias.shape, "4N", sizes)
-        if self.peephole is not None:
-            check_shape("peephole", self.peephole.shape, "3 N", sizes)
+        check_arrays(self)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -358,6 +331,45 @@ def _own(name: str, value: Any) -> NumpyArray | None:
     array = np.array(to_host(name, value), order="C", copy=True, subok=False)
     array.flags.writeable = False
     return array.view()  # a caller can't make a view of read-only memory writeable again
+
+
+def checked_options(options: Mapping[str, Any], *, has_projection: bool = True) -> dict[str, Any]:
+    """Return all options of `LSTMWeights` in their canonical form. Raise if one is wrong.
+
+    Args:
+        options: some of them. Functions may be lists, as from JSON.
+        has_projection: whether the cell has a projection, without which it can't have proj_clip.
+    """
+    # The smallest weights with these options check them.
+    weight_hr = np.zeros((1, 1)) if has_projection else None
+    return LSTMWeights(np.zeros((4, 0)), np.zeros((4, 1)), weight_hr=weight_hr, **options).options()
+
+
+def check_arrays(weights: LSTMWeights) -> None:
+    """Raise TypeError or ValueError unless arrays of any library have dtypes and shapes that fit together."""
+    if not dtypes.is_supported(weights.weight_ih.dtype):
+        wanted = f"dtype {', '.join(dtypes.NAMES[:-1])} or {dtypes.NAMES[-1]}"
+        fail(TypeError, "weight_ih", wanted, f"dtype {weights.weight_ih.dtype}")
+    for name, array in weights.arrays().items():
+        check_dtype(name, array.dtype, weights.dtype, "that of weight_ih")
+    if weights.weight_ih.ndim != 2 or weights.weight_ih.shape[0] % 4 or weights.weight_ih.shape[0] == 0:
+        wanted = "shape (4N, I): the rows of four gates"
+        fail(ValueError, "weight_ih", wanted, f"shape {weights.weight_ih.shape}")
+    sizes = {"N": weights.hidden_size, "I": weights.input_size}
+    if weights.weight_hr is None:
+        sizes["P"] = weights.hidden_size
+        if weights.proj_clip is not None:
+            fail(ValueError, "proj_clip", "None without weight_hr", str(weights.proj_clip))
+    else:
+        if weights.weight_hr.ndim != 2 or weights.weight_hr.shape[0] == 0:
+            fail(ValueError, "weight_hr", "shape (P, N)", f"shape {weights.weight_hr.shape}")
+        sizes["P"] = weights.weight_hr.shape[0]
+        check_shape("weight_hr", weights.weight_hr.shape, "P N", sizes)
+    check_shape("weight_hh", weights.weight_hh.shape, "4N P", sizes)
+    if weights.bias is not None:
+        check_shape("bias", weights.bias.shape, "4N", sizes)
+    if weights.peephole is not None:
+        check_shape("peephole", weights.peephole.shape, "3 N", sizes)
 
 
 def weights_over(arrays: Mapping[str, NumpyArray], options: Mapping[str, Any]) -> LSTMWeights:

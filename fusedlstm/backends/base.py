@@ -376,6 +376,23 @@ class Backend(Protocol):
             NotImplementedError: this backend has none. The message names one that has.
         """
 
+    def training_shapes(
+        self, sizes: tuple[int, int], dtype: np.dtype[Any], T: int, B: int, *, proj_clip: bool, every: int | None
+    ) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Return the shape and dtype of each array that `TrainingEngine.forward` returns for one direction.
+
+        Args:
+            sizes: N and P.
+            dtype: the dtype of the weights.
+            T: the number of steps.
+            B: the number of rows.
+            proj_clip: whether the cell clips its projection.
+            every: the number of steps between checkpoints, or None.
+
+        Raises:
+            NotImplementedError: as `training_engine`.
+        """
+
     def stepper_engine(
         self,
         weights: StackedWeights,

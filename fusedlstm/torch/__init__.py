@@ -14,9 +14,11 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("fusedlstm.torch needs PyTorch: install fusedlstm[torch]", name="torch") from None
 
 from fusedlstm.help_text import break_signatures
+from fusedlstm.torch import states
 from fusedlstm.torch.cell import LSTMCell
 from fusedlstm.torch.lstm import LSTM
 
 __all__ = ["LSTM", "LSTMCell"]
 
 break_signatures([LSTM, LSTMCell])
+states.register()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fusedlstm.torch.forms import CellForm
+
+# Lengths, mask and is_first.
+Flags: TypeAlias = "tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]"
 
 _NOT_YET = "a tensor on the CPU, the only device of fusedlstm.torch so far"
 _ELSEWHERE = "Use .cpu() for tensors and modules, or torch.nn.LSTM"
@@ -31,6 +34,13 @@ def check_tensor(name: str, value: Any, dtype: torch.dtype, whose: str = "the mo
     check_place(name, value)
     if value.dtype != dtype:
         fail(TypeError, name, f"dtype {dtype} ({whose})", f"dtype {value.dtype}", f"Use {name}.to({dtype})")
+
+
+def check_parameter(name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raise unless a module's parameter still has its shape, the dtype of the others, and is on the CPU."""
+    check_tensor(name, value, dtype, "that of weight_ih")
+    if tuple(value.shape) != shape:
+        fail(ValueError, name, f"shape {shape}, which the module was made with", f"shape {tuple(value.shape)}")
 
 
 def check_place(name: str, tensor: torch.Tensor) -> None:
@@ -96,6 +106,20 @@ def check_lengths(lengths: Any, sizes: Mapping[str, int]) -> torch.Tensor:
         fail(TypeError, "lengths", wanted, f"dtype {tensor.dtype}")
     _check_shape("lengths", tensor, "B", sizes)
     return tensor.to(torch.int64)
+
+
+def check_all_flags(lengths: Any, mask: Any, is_first: Any, letters: str, sizes: Mapping[str, int]) -> Flags:
+    """Return lengths, mask and is_first as tensors, or raise. The last two have the shape `letters`, "T B" or "B T"."""
+    if lengths is not None:
+        if mask is not None:
+            fail(ValueError, "mask", "None if lengths are given, as they do the same", "a mask")
+        lengths = check_lengths(lengths, sizes)
+    if mask is not None:
+        mask = check_flags("mask", mask, letters, sizes, "booleans, True for the steps that a row takes")
+    if is_first is not None:
+        wanted = "booleans, True for the rows to reset before this step"
+        is_first = check_flags("is_first", is_first, letters, sizes, wanted)
+    return lengths, mask, is_first
 
 
 def _as_tensor(name: str, value: Any, wanted: str) -> torch.Tensor:

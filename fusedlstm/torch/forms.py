@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from fusedlstm import directions as ways
 from fusedlstm.validation.arguments import check_bool, check_real, check_size, fail
-from fusedlstm.weights import LSTMWeights, check_options
+from fusedlstm.weights import ZONEOUTS, check_options, checked_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_ZONEOUTS = ("zoneout_c", "zoneout_h")
+    from fusedlstm.weights import LSTMWeights
 
 
 @dataclass(frozen=True)
@@ -89,20 +88,8 @@ class CellForm:
         return shapes
 
 
-def checked_options(options: Mapping[str, Any], *, has_projection: bool = True) -> dict[str, Any]:
-    """Return all options of `LSTMWeights` in their canonical form. Raise if one is wrong.
-
-    Args:
-        options: some of them. Functions may be lists, as from JSON.
-        has_projection: whether the cell has a projection, without which it can't have proj_clip.
-    """
-    # The smallest weights with these options check them.
-    weight_hr = np.zeros((1, 1)) if has_projection else None
-    return LSTMWeights(np.zeros((4, 0)), np.zeros((4, 1)), weight_hr=weight_hr, **options).options()
-
-
 def _refuse_zoneout(options: Mapping[str, Any]) -> None:
-    for name in _ZONEOUTS:
+    for name in ZONEOUTS:
         if options[name]:
             wanted = "0 in a module, as training with zoneout needs random masks"
             fail(ValueError, name, wanted, str(options[name]), "fusedlstm.LSTM and LSTMCell have it, for inference")
@@ -114,6 +101,35 @@ def check_forget_bias(forget_bias: Any, forms: Sequence[CellForm]) -> float:
     if value and not all(form.bias for form in forms):
         fail(ValueError, "forget_bias", "0 without a bias", str(forget_bias))
     return value
+
+
+def check_directions(directions: Any, num_layers: Any, bidirectional: Any) -> tuple[str, ...]:
+    """Return the direction of each layer from the arguments of a module's constructor, or raise."""
+    L = check_size("num_layers", num_layers, 1)
+    check_bool("bidirectional", bidirectional)
+    if directions is None:
+        return (ways.BOTH if bidirectional else ways.FORWARD,) * L
+    checked: tuple[str, ...] = tuple(ways.check(directions, bidirectional=bidirectional))
+    if len(checked) != L:
+        fail(ValueError, "directions", f"one for each of {L} layers (num_layers)", f"{len(checked)} of them")
+    return checked
+
+
+def forms_of_layers(
+    directions: Sequence[str], sizes: tuple[Any, Any, Any], *, bias: Any, peephole: Any, options: Mapping[str, Any]
+) -> list[CellForm]:
+    """Return the form of each cell of an LSTM with these directions. `sizes` are input_size, hidden_size and proj_size.
+
+    Raises:
+        TypeError, ValueError: as `CellForm.make`.
+    """
+    width, hidden_size, proj_size = sizes
+    forms: list[CellForm] = []
+    for direction in directions:
+        form = CellForm.make("LSTM", width, hidden_size, proj_size, bias=bias, peephole=peephole, options=options)
+        forms += [form] * ways.width_of(direction)
+        width = form.output_size * ways.width_of(direction)
+    return forms
 
 
 def check_residual_sizes(forms: Sequence[CellForm], *, is_residual: bool) -> None:

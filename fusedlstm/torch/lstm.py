@@ -10,9 +10,15 @@ from fusedlstm import directions as ways
 from fusedlstm.backends.sequence_run import MASKED_OUTPUTS
 from fusedlstm.functions import check_part
 from fusedlstm.stacked import StackedWeights, check_residual
-from fusedlstm.torch.checks import check_flags, check_input, check_lengths, check_states
-from fusedlstm.torch.forms import CellForm, check_forget_bias, check_residual_sizes
-from fusedlstm.torch.modules import Cells, Flags, states_of
+from fusedlstm.torch.checks import check_all_flags, check_input, check_states
+from fusedlstm.torch.forms import (
+    CellForm,
+    check_directions,
+    check_forget_bias,
+    check_residual_sizes,
+    forms_of_layers,
+)
+from fusedlstm.torch.modules import Cells, states_of
 from fusedlstm.validation.arguments import check_bool, check_choice, check_size, fail
 from fusedlstm.validation.weights import as_layers
 
@@ -34,9 +40,12 @@ class LSTM(Cells):
     NumPy. If a tensor or the module is not on the CPU, a call raises ValueError.
 
     Gradients flow through outputs, states and `reset_to`, but not across resets. At the corners of clips and functions
-    they are TensorFlow's: a clip passes the gradient up to and at its limit. Second derivatives and forward mode raise
-    NotImplementedError, and torch.func's transforms RuntimeError. torch.compile and autocast work: under autocast, xs
+    they are TensorFlow's: a clip passes the gradient up to and at its limit. Second derivatives, forward mode and
+    torch.func's transforms raise NotImplementedError. torch.compile, torch.export and autocast work: under autocast, xs
     and states are converted to the module's dtype.
+
+    A call uses at most as many threads as `torch.get_num_threads` returns, if NumPy's BLAS is an OpenBLAS that can be
+    limited.
 
     A 16-bit module's c is float32, as in `fusedlstm.LSTM`. Its arithmetic is float32, on copies of its weights.
 
@@ -87,25 +96,11 @@ class LSTM(Cells):
         checkpoint_every: int | None = None,
         **options: Unpack[CellOptions],
     ) -> None:
-        both, L = bidirectional, check_size("num_layers", num_layers, 1)
-        check_bool("bidirectional", both)
-        if directions is None:
-            directions = (ways.BOTH if both else ways.FORWARD,) * L
-        else:
-            directions = ways.check(directions, bidirectional=both)
-            if len(directions) != L:
-                fail(ValueError, "directions", f"one for each of {L} layers (num_layers)", f"{len(directions)} of them")
-        forms: list[CellForm] = []
-        width = input_size
-        for direction in directions:
-            form = CellForm.make(
-                "LSTM", width, hidden_size, proj_size, bias=bias, peephole=peephole, options=dict(options)
-            )
-            forms += [form] * ways.width_of(direction)
-            width = form.output_size * ways.width_of(direction)
+        ways_of_layers = check_directions(directions, num_layers, bidirectional)
+        sizes = input_size, hidden_size, proj_size
         self._build(
-            forms,
-            directions,
+            forms_of_layers(ways_of_layers, sizes, bias=bias, peephole=peephole, options=dict(options)),
+            ways_of_layers,
             residual=residual,
             batch_first=batch_first,
             dropout=dropout,
@@ -261,7 +256,8 @@ class LSTM(Cells):
             check_states("reset_to", reset_to, self._forms, self._dtype, B, may_be_one_row=True)
             if is_first is None:
                 fail(ValueError, "reset_to", "None without is_first, which marks the rows to reset", "states")
-        flags = self._check_flags(lengths, mask, is_first, letters, {"T": T, "B": B})
+        lengths, mask, is_first = check_all_flags(lengths, mask, is_first, letters, {"T": T, "B": B})
+        flags = lengths, *(None if each is None else self._by_time(each) for each in (mask, is_first))
         finals: list[Tensor] = []
         for layer, cells in enumerate(self._cells):
             if layer and self.dropout:
@@ -276,20 +272,6 @@ class LSTM(Cells):
         check_bool("reverse", reverse)
         if reverse and set(self.directions) != {ways.FORWARD}:
             fail(ValueError, "reverse", f"False with {ways.as_argument(self.directions)}", "True")
-
-    def _check_flags(self, lengths: Any, mask: Any, is_first: Any, letters: str, sizes: dict[str, int]) -> Flags:
-        """Return lengths, mask and is_first as tensors, time-major, or raise."""
-        if lengths is not None:
-            if mask is not None:
-                fail(ValueError, "mask", "None if lengths are given, as they do the same", "a mask")
-            lengths = check_lengths(lengths, sizes)
-        if mask is not None:
-            wanted = "booleans, True for the steps that a row takes"
-            mask = self._by_time(check_flags("mask", mask, letters, sizes, wanted))
-        if is_first is not None:
-            wanted = "booleans, True for the rows to reset before this step"
-            is_first = self._by_time(check_flags("is_first", is_first, letters, sizes, wanted))
-        return lengths, mask, is_first
 
     def _by_time(self, tensor: Tensor) -> Tensor:
         """Swap the first two axes of a tensor if the module is batch_first."""

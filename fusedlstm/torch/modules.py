@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch.autograd.forward_ad import unpack_dual
@@ -14,9 +14,10 @@ from fusedlstm.convert.reading import read
 from fusedlstm.convert.torch.layouts import LAYOUTS
 from fusedlstm.convert.torch.writing import to_tensor
 from fusedlstm.convert.writing import write
+from fusedlstm.layer_call import Layer
 from fusedlstm.state import LSTMState
-from fusedlstm.torch.checks import check_place, state_dtype
-from fusedlstm.torch.layer import Layer
+from fusedlstm.torch.checks import check_parameter, check_place, state_dtype
+from fusedlstm.torch.operator import check_no_transform
 from fusedlstm.torch.operator import layer as run_layer
 from fusedlstm.weights import DEFAULTS, LSTMWeights
 
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fusedlstm.torch.checks import Flags
     from fusedlstm.torch.forms import CellForm
 
-# Lengths, mask and is_first of the operator.
-Flags: TypeAlias = "tuple[Tensor | None, Tensor | None, Tensor | None]"
 _NAMES = ("weight_ih", "weight_hh", "bias", "peephole", "weight_hr")  # of `LSTMWeights`, in the order of the operator
 
 
@@ -56,7 +56,7 @@ class Cells(torch.nn.Module):
     ) -> None:
         super().__init__()
         self._forms, self.suffixes, self._forget_bias = tuple(forms), tuple(suffixes), forget_bias
-        self._names = tuple(tuple(form.shapes()) for form in self._forms)
+        self._shapes = tuple(form.shapes() for form in self._forms)
         for form, suffix in zip(self._forms, self.suffixes, strict=True):
             for name, shape in form.shapes().items():
                 values = torch.empty(shape, device=device, dtype=dtype)
@@ -102,8 +102,15 @@ class Cells(torch.nn.Module):
         return LSTMWeights(**(ours | {"peephole": peephole}), **form.options)
 
     def _tensors(self, k: int) -> list[Tensor]:
-        """Return the tensors of a cell in the order of the operator. Only the bias, a sum of two, is new."""
-        tensors = {name: getattr(self, name + self.suffixes[k]) for name in self._names[k]}
+        """Return the tensors of a cell in the order of the operator. Only the bias, a sum of two, is new.
+
+        A program may have replaced parameters, so this checks them.
+        """
+        dtype, tensors = self._dtype, {}
+        for name, shape in self._shapes[k].items():
+            full = name + self.suffixes[k]
+            tensors[name] = getattr(self, full)
+            check_parameter(full, tensors[name], shape, dtype)
         if "bias_ih" in tensors:
             tensors["bias"] = tensors["bias_ih"] + tensors["bias_hh"]
         return [tensors[name] for name in _NAMES if name in tensors]
@@ -146,6 +153,7 @@ class Cells(torch.nn.Module):
         of_gradients = (xs, *given, *weights, *resets)
         if not torch.compiler.is_compiling():
             _check_no_tangents(of_gradients)
+            check_no_transform()
         saves = torch.is_grad_enabled() and any(each.requires_grad for each in of_gradients)
         outputs, *rest = run_layer(xs, given, weights, *flags, resets, described, saves)
         return outputs, rest[: len(given)]

@@ -1,7 +1,7 @@
 """The operators `fusedlstm::layer` and `fusedlstm::layer_backward`, as PyTorch's autograd and compiler see a layer.
 
 Their arguments are flat: tensors, lists of tensors, and a str of JSON with everything else about the layer
-(`fusedlstm.torch.layer.Layer`). With `saves`, a call returns its results and then what its backward pass needs, so that
+(`fusedlstm.layer_call.Layer`). With `saves`, a call returns its results and then what its backward pass needs, so that
 autograd keeps it, and torch.compile sees it. No result shares memory with an argument.
 """
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fusedlstm.torch.layer import Layer, Work
+from fusedlstm.layer_call import Layer
+from fusedlstm.torch.layer import TensorCall, saved_like
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,16 +57,17 @@ def layer(
     Raises:
         ValueError: a length is not from 0 to T.
     """
-    return Work(Layer.from_json(options), xs, states, weights, lengths, mask, is_first, reset_to).forward(saves=saves)
+    call = TensorCall(Layer.from_json(options), xs, states, weights, lengths, mask, is_first, reset_to)
+    return call.forward(saves=saves)
 
 
 @layer.register_fake
 def _(*arguments: Any) -> list[Tensor]:
     xs, states, *_, options, saves = arguments
-    (T, B, _), form = xs.shape, Layer.from_json(options)
+    T, B, _ = xs.shape
     outputs = xs.new_empty((T, B, sum(state.shape[1] for state in states[::2])))
     finals = [torch.empty_like(state, memory_format=torch.contiguous_format) for state in states]
-    return [outputs, *finals, *(form.saved_like(states, T, B) if saves else [])]
+    return [outputs, *finals, *(saved_like(Layer.from_json(options), xs, states) if saves else [])]
 
 
 @torch.library.custom_op(
@@ -104,8 +106,8 @@ def layer_backward(
         options: as in `layer`.
         wanted: whether each gradient is wanted: of xs, the states, the weights, and reset_to.
     """
-    work = Work(Layer.from_json(options), xs, states, weights, lengths, mask, is_first, reset_to)
-    return work.backward(saved, d_outputs, d_finals, wanted)
+    call = TensorCall(Layer.from_json(options), xs, states, weights, lengths, mask, is_first, reset_to)
+    return call.backward(saved, d_outputs, d_finals, wanted)
 
 
 @layer_backward.register_fake
@@ -150,6 +152,15 @@ def _take_back(ctx: Any, d_results: list[Tensor | None]) -> tuple[Any, ...]:
         [next(found) if is_wanted else None for is_wanted in each] for each in wanted
     )
     return d_xs, d_states, d_weights, None, None, None, d_reset, None, None
+
+
+def check_no_transform() -> None:
+    """Raise NotImplementedError under a transform of torch.func, where PyTorch's own error misleads."""
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            "fusedlstm.torch doesn't work under torch.func's transforms, such as grad and vmap: call backward or "
+            "torch.autograd.grad, or use torch.nn.LSTM"
+        )
 
 
 def _refuse(*_: Any) -> tuple[Any, ...]:

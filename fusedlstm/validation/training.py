@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from fusedlstm.arrays import dtypes
 from fusedlstm.validation.arguments import fail
+from fusedlstm.weights import ZONEOUTS
 
 if TYPE_CHECKING:
     from fusedlstm.stacked import StackedWeights
-
-_ZONEOUTS = ("zoneout_c", "zoneout_h")
 
 
 def check_trainable(weights: StackedWeights) -> None:
@@ -24,7 +23,7 @@ def check_trainable(weights: StackedWeights) -> None:
         hint = 'Train in float32: use weights.astype("float32")'
         fail(TypeError, "weights", "dtype float32 or float64 for gradients", f"dtype {weights.dtype}", hint)
     for index, layer in enumerate(weights.layers):
-        for name in _ZONEOUTS:
+        for name in ZONEOUTS:
             part = getattr(layer, name)
             if part:
                 hint = f"Training with it needs random masks, and this is their expectation. Train with {name}=0"

@@ -29,8 +29,8 @@ def cases(draw):
 
 
 @settings(max_examples=300, deadline=None)
-@given(case=cases(), kernels=st.booleans(), dtype=st.sampled_from(["float32", "float64"]))
-def test_a_cut_product_is_correct(case, kernels, dtype):
+@given(case=cases(), kernels=st.booleans(), dtype=st.sampled_from(["float32", "float64"]), tiled=st.booleans())
+def test_a_cut_product_is_correct(case, kernels, dtype, tiled):
     """x and the weights are slices of larger arrays, and the limits vary."""
     B, K, N, S, skip = (case[name] for name in ("B", "K", "N", "S", "skip"))
     rng = np.random.default_rng(B + K + N)
@@ -44,10 +44,10 @@ def test_a_cut_product_is_correct(case, kernels, dtype):
         cut = matmul.is_cut(B, K, N, x.itemsize)
         assert cut == (kernels and B > 1 and 4 * K * matmul._width(N, x.itemsize) <= case["small"])
         if cut:
-            pieces = list(matmul._pieces(x, out))
+            pieces = list(matmul._pieces(x, out, tiled=tiled))
             assert all(rows.shape[1] * K * place.shape[-1] <= case["small"] for rows, _, place in pieces)
-            assert min(rows.shape[1] for rows, _, place in pieces) > 1
-        Product(x, out).run(whole.of_rows(slice(skip, None)) if skip else whole)
+            assert tiled or min(rows.shape[1] for rows, _, place in pieces) > 1
+        Product(x, out, tiled=tiled).run(whole.of_rows(slice(skip, None)) if skip else whole)
     exact = x.astype(float) @ rows[:, skip:].astype(float)
     np.testing.assert_allclose(out, exact, atol=1e-4 if dtype == "float32" else 1e-12)
 
@@ -69,6 +69,12 @@ def test_pieces_fit_the_small_kernels(small_kernels):
         assert all(np.shares_memory(place, out) for _, _, place in pieces)
         assert max(widths) in (64, N), widths
         assert min(x.shape[1] for x, _, _ in pieces) > 1
+
+
+def test_tiled_pieces_have_whole_tiles(small_kernels):
+    pieces = list(matmul._pieces(np.zeros((130, 1024), np.float32), np.zeros((1, 130, 256), np.float32), tiled=True))
+    assert sorted({x.shape[1] for x, _, _ in pieces}) == [10, 12]
+    assert sum(place.size for _, _, place in pieces) == 130 * 256
 
 
 def test_products_are_cut_where_it_pays(small_kernels, monkeypatch):

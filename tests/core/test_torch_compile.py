@@ -103,3 +103,49 @@ def test_compiled_module_gives_the_same_gradients(fullgraph):
         outcomes.append([*results, *(parameter.grad.clone() for parameter in policy.parameters())])
     for got, wanted in zip(*outcomes, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+class Streaming(torch.nn.Module):
+    """Takes and returns a state by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.core = ours.LSTM(I, N)
+
+    def forward(self, xs, state, is_first):
+        outputs, (state,) = self.core(xs, (state,), is_first=is_first)
+        return outputs, {"state": state}
+
+
+def random_state(rows):
+    return LSTMState(h=torch.randn(rows, N), c=torch.randn(rows, N))
+
+
+def assert_same(got, wanted):
+    assert isinstance(got[1]["state"], LSTMState)
+    for a, b in zip(*map(torch.utils._pytree.tree_leaves, (got, wanted)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_exported_module_takes_states(tmp_path):
+    module, (t, b) = Streaming(), (torch.export.Dim(name, max=64) for name in "tb")
+    shapes = {"xs": {0: t, 1: b}, "state": [{0: b}, {0: b}], "is_first": {0: t, 1: b}}
+    first = torch.rand(T, B) < 0.3
+    program = torch.export.export(module, (torch.randn(T, B, I), random_state(B), first), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "core.pt2")
+    xs, state, first = torch.randn(T + 2, B + 1, I), random_state(B + 1), torch.rand(T + 2, B + 1) < 0.3
+    wanted = module(xs, state, first)
+    for run in (program.module(), torch.export.load(tmp_path / "core.pt2").module()):
+        got = run(xs, state, first)
+        assert_same(got, wanted)
+        wanted_gradients = torch.autograd.grad(wanted[0].sum(), module.parameters(), retain_graph=True)
+        assert all(map(torch.equal, torch.autograd.grad(got[0].sum(), run.parameters()), wanted_gradients))
+
+
+def test_checkpoint_with_a_state_loads(tmp_path):
+    """torch.load refuses what isn't registered as safe."""
+    state = random_state(B)
+    torch.save({"state": state, "weights": ours.LSTM(I, N).state_dict()}, tmp_path / "checkpoint.pt")
+    loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]
+    assert torch.equal(loaded.h, state.h)
+    assert torch.equal(loaded.c, state.c)

@@ -267,6 +267,19 @@ def test_forward_mode_raises(part):
         torch.func.jvp(call, (value,), (torch.ones_like(value),))
 
 
+@pytest.mark.parametrize("transform", ["grad", "vjp", "jacrev", "vmap"])
+def test_transforms_raise(transform):
+    def call(xs):
+        return module(xs)[0].sum()
+
+    module, xs = ours.LSTM(I, N), torch.randn(2, T, B, I)
+    with pytest.raises(NotImplementedError, match="doesn't work under torch.func's transforms"):
+        if transform == "vjp":
+            torch.func.vjp(call, xs[0])
+        else:
+            getattr(torch.func, transform)(call)(xs if transform == "vmap" else xs[0])
+
+
 def test_weights_changed_before_backward_raise():
     module = ours.LSTM(I, N)
     outputs, _ = module(torch.randn(T, B, I))

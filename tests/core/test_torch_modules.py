@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from fusedlstm import LSTM, LSTMCell, LSTMState, LSTMWeights, StackedWeights, convert
+from fusedlstm.backends.numpy.backend import NumpyBackend
+from fusedlstm.backends.numpy.blas import why_threads_are_fixed
 
 from support.comparisons import assert_equal
 
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not sup
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 import fusedlstm.torch as ours  # noqa: E402
-from fusedlstm.torch import layer as layers  # noqa: E402
+from fusedlstm.layer_call import Layer  # noqa: E402
 
 I, N, T, B = 3, 4, 5, 2
 LSTMS = {
@@ -177,14 +179,27 @@ def test_forget_bias_is_added_to_initial_values():
 
 def test_engine_reads_the_parameters_memory(monkeypatch):
     module, seen = ours.LSTM(I, N, proj_size=2, peephole=True), []
-    weights_of = layers.Layer.weights
-    monkeypatch.setattr(layers.Layer, "weights", lambda *args: seen.append(weights_of(*args)) or seen[-1])
+    weights_of = Layer.weights
+    monkeypatch.setattr(Layer, "weights", lambda *args: seen.append(weights_of(*args)) or seen[-1])
     module(torch.randn(T, B, I))[0].sum().backward()
     assert len(seen) == 2  # forward and backward
     for stacked in seen:
         for name in ("weight_ih", "weight_hh", "weight_hr", "peephole"):
             own = getattr(module, f"{name}_l0").detach().numpy()
             assert np.shares_memory(getattr(stacked.layers[0], name), own), name
+
+
+@pytest.mark.skipif(why_threads_are_fixed() is not None, reason="the threads of NumPy's BLAS can't be set")
+@pytest.mark.parametrize(("of_torch", "limit"), [(1, 1), (3, 3), (4, None), (8, None)])
+def test_calls_use_torch_s_number_of_threads(monkeypatch, of_torch, limit):
+    seen, engine_of = [], NumpyBackend.cell_engine
+    monkeypatch.setattr("fusedlstm.torch.layer.at_most", lambda _: 4)  # threads of the BLAS
+    monkeypatch.setattr(torch, "get_num_threads", lambda: of_torch)
+    monkeypatch.setattr(
+        NumpyBackend, "cell_engine", lambda *a, threads: seen.append(threads) or engine_of(*a, threads=threads)
+    )
+    ours.LSTM(I, N)(torch.randn(T, B, I))[0].sum().backward()
+    assert seen == [limit, limit]  # forward and backward
 
 
 def test_next_call_uses_what_an_optimizer_changed():
@@ -351,6 +366,28 @@ def test_bad_modules_raise(make, kind, message):
 def test_reversed_call_of_backward_layers_raises():
     with pytest.raises(ValueError, match="reverse: wanted False with bidirectional=True; got True"):
         ours.LSTM(I, N, bidirectional=True)(zeros(T, B, I), reverse=True)
+
+
+def parameter(*shape, **options):
+    return torch.nn.Parameter(zeros(*shape, **options))
+
+
+BAD_PARAMETERS = {
+    "another I": ("weight_ih_l0", parameter(4 * N, I + 1), ValueError, r"weight_ih_l0: wanted shape \(16, 3\)"),
+    "another P": ("weight_hh_l1", parameter(4 * N, N + 1), ValueError, r"weight_hh_l1: wanted shape \(16, 4\)"),
+    "one bias": ("bias_hh_l1", parameter(1), ValueError, r"bias_hh_l1: .* got shape \(1,\)$"),
+    "a dtype": ("weight_hh_l0", parameter(4 * N, N, dtype=torch.float64), TypeError, "weight_hh_l0: wanted dtype"),
+    "none": ("bias_ih_l0", None, TypeError, "bias_ih_l0: wanted a torch.Tensor .* got None"),
+    "a device": ("weight_hh_l0", parameter(4 * N, N, device="meta"), ValueError, "weight_hh_l0: .* one on meta"),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "kind", "message"), BAD_PARAMETERS.values(), ids=BAD_PARAMETERS)
+def test_replaced_parameters_are_checked(name, value, kind, message):
+    module = ours.LSTM(I, N, 2)
+    setattr(module, name, value)
+    with pytest.raises(kind, match=message):
+        module(zeros(T, B, I))
 
 
 def test_packed_sequences_get_a_hint():

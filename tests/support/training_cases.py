@@ -3,7 +3,7 @@
 A hypothesis test takes `@given(case=CASES)`. Values stay moderate, as unbounded gates are clipped.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from hypothesis import strategies as st
@@ -113,6 +113,12 @@ def random_case(seed, T, B, directions, steps, reset, rule, *, residual=False, r
     if reset in ("one row", "rows"):
         options["reset_to"] = random_states(rng, weights, 1 if reset == "one row" else B)
     return Case(weights, rng.normal(size=(T, B, I)), random_states(rng, weights, B), options)
+
+
+def small_case(**options):
+    """Return a Case of two layers, with these options of the call."""
+    case = random_case(5, 6, 3, ["forward", "forward"], None, None, "zero")
+    return replace(case, options=options)
 
 
 ARGUMENTS = {

@@ -226,6 +226,13 @@ class CudaBackend:
     def training_engine(self, weights: StackedWeights) -> NoReturn:
         """Raise NotImplementedError: gradients are computed on the CPU."""
         del weights
+        self._refuse_training()
+
+    def training_shapes(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise NotImplementedError, as `training_engine` does."""
+        self._refuse_training()
+
+    def _refuse_training(self) -> NoReturn:
         raise NotImplementedError(
             f"vjp computes gradients on the CPU, and not yet on {self.device}. "
             'Make the cell or LSTM with backend="numpy"'

@@ -111,6 +111,14 @@ class NumpyBackend:
 
         return NumpyTraining(weights)
 
+    def training_shapes(
+        self, sizes: tuple[int, int], dtype: np.dtype[Any], T: int, B: int, *, proj_clip: bool, every: int | None
+    ) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Return the shape and dtype of each array of a Record."""
+        from fusedlstm.backends.numpy.recording import Record
+
+        return Record.shapes(sizes, dtype, T, B, proj_clip=proj_clip, every=every)
+
     def stepper_engine(
         self,
         weights: StackedWeights,

@@ -86,7 +86,7 @@ class Backward:
         flat = self._d_z.reshape(steps, B, 4 * N)
         self._weight_ih = Weight(lambda: weights.weight_ih[None])
         self._weight_hh = Weight(lambda: weights.weight_hh[None])
-        self._products = [Product(each, d_state.h[None]) for each in flat] if B else []
+        self._products = [Product(each, d_state.h[None], tiled=True) for each in flat] if B else []
         others = {name: array for name, array in weights.arrays().items() if name not in ("weight_ih", "weight_hh")}
         self._sums = {name: np.zeros(array.shape, dtype) for name, array in others.items() if wants_weights}
         self._of_both = np.zeros((4 * N, I + P), dtype)  # the gradients of weight_ih and weight_hh, side by side
@@ -189,7 +189,7 @@ class Backward:
             d_xs = _rows(piece.d_xs[part])
             out = np.empty_like(d_xs) if piece.adds else d_xs
             if out.size:
-                Product(d_z, out[None]).run(self._weight_ih)
+                Product(d_z, out[None], tiled=True).run(self._weight_ih)
             if piece.adds:
                 d_xs += out
         if not self._wants_weights:

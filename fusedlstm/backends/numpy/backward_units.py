@@ -41,9 +41,10 @@ class Units(Protocol):
 
 
 class PlainUnits(Units):
-    """The units of a plain cell, written for speed: in buffers, with each factor of the formula computed once.
+    """The units of a plain cell, written for speed: in buffers, and in as few passes as possible.
 
-    The gradient of z_i is d_c * i * g * (1 - i), and d_c * i is also a factor of that of z_g. f and o likewise.
+    With a = d_c i, the gradient of z_i is a g (1 - i), and that of z_g is a (1 - g^2). Both are differences from a
+    product with a g: a g - (a g) i, and a - (a g) g. The other gates are alike.
 
     Args:
         B: the number of rows.
@@ -52,9 +53,7 @@ class PlainUnits(Units):
     """
 
     def __init__(self, B: int, N: int, dtype: np.dtype[np.generic]) -> None:
-        self._rest = np.empty((3, B, N), dtype)
-        self._a, self._b, self._y = np.empty((3, B, N), dtype)
-        self._one = np.ones((), dtype)
+        self._a, self._b, self._ab, self._y = np.empty((4, B, N), dtype)
 
     def run(
         self,
@@ -67,31 +66,30 @@ class PlainUnits(Units):
         m: NumpyArray | None,
     ) -> None:
         """Write the gradients; see `Units`."""
-        i, f, o, g = kept
-        rest, a, b, y, one = self._rest, self._a, self._b, self._y, self._one
-        rest_i, rest_f, rest_o = np.subtract(one, kept[:3], rest)  # 1 - i, 1 - f, 1 - o
+        (i, f, o, g), (a, b, ab, y) = kept, (self._a, self._b, self._ab, self._y)
 
         np.tanh(c_new, y)
         if m is not None:
             np.multiply(o, y, m)
         np.multiply(d_m, o, a)
-        np.multiply(a, rest_o, b)
-        np.multiply(b, y, d_z[:, 3])  # d_m o (1 - o) y
-        np.multiply(y, y, b)
-        np.subtract(one, b, b)
-        np.multiply(b, a, b)
-        np.add(d_c, b, d_c)  # + d_m o (1 - y^2)
+        np.multiply(a, y, ab)
+        np.multiply(ab, o, b)
+        np.subtract(ab, b, d_z[:, 3])  # d_m o y (1 - o)
+        np.multiply(ab, y, b)
+        np.subtract(a, b, a)
+        np.add(d_c, a, d_c)  # + d_m o (1 - y^2)
 
         np.multiply(d_c, i, a)
-        np.multiply(a, rest_i, b)
-        np.multiply(b, g, d_z[:, 0])  # d_c i (1 - i) g
-        np.multiply(g, g, b)
-        np.subtract(one, b, b)
-        np.multiply(b, a, d_z[:, 2])  # d_c i (1 - g^2)
+        np.multiply(a, g, ab)
+        np.multiply(ab, i, b)
+        np.subtract(ab, b, d_z[:, 0])  # d_c i g (1 - i)
+        np.multiply(ab, g, b)
+        np.subtract(a, b, d_z[:, 2])  # d_c i (1 - g^2)
 
         np.multiply(d_c, f, d_c)  # d_c f, the gradient of the old c
-        np.multiply(d_c, rest_f, b)
-        np.multiply(b, c, d_z[:, 1])  # d_c f (1 - f) c
+        np.multiply(d_c, c, ab)
+        np.multiply(ab, f, b)
+        np.subtract(ab, b, d_z[:, 1])  # d_c f c (1 - f)
 
 
 class GeneralUnits(Units):

@@ -1,4 +1,4 @@
-"""Hints about the modules that PyTorch trains."""
+"""Hints about what PyTorch and JAX train."""
 
 import importlib
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 from fusedlstm import LSTMState
 
-from support.hints.case import B, Case, I, N, T, torch, xs
+from support.hints.case import B, Case, I, N, T, torch, weights, xs
 
 
 def tensor(*shape):
@@ -42,8 +42,29 @@ def without_pytorch():
         importlib.import_module("fusedlstm.torch")
 
 
+def in_jax(given, inputs=None):
+    return importlib.import_module("fusedlstm.jax").lstm(given, xs() if inputs is None else inputs)
+
+
+def slope_in_jax(times):
+    jax, found = importlib.import_module("jax"), lambda xs: in_jax(weights().arrays(), xs)[0].sum()
+    for _ in range(times):
+        found = jax.grad(lambda xs, found=found: found(xs).sum())
+    return found(xs())
+
+
+def without_jax():
+    """Import the function as if JAX weren't installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "fusedlstm.jax", raising=False)
+        patch.setitem(sys.modules, "jax", None)
+        importlib.import_module("fusedlstm.jax")
+
+
 CASES = {
     "modules without pytorch": Case(without_pytorch, module, "torch"),
+    "a function without jax": Case(without_jax, lambda: in_jax(weights().arrays()), "jax"),
+    "weights for a function in jax": Case(lambda: in_jax(weights()), lambda: in_jax(weights().arrays()), "jax"),
     "an array for a module": Case(lambda: module()(xs()), lambda: module()(torch().as_tensor(xs())), "torch"),
     "another dtype for a module": Case(
         lambda: module()(tensor(T, B, I).double()),
@@ -84,5 +105,9 @@ CASES = {
         lambda: module("LSTMCell")(tensor(I)), lambda: module("LSTMCell")(tensor(I)[None]), "torch"
     ),
     "forward mode": Case(forward_slope, slope, "torch"),
+    "second derivatives in jax": Case(lambda: slope_in_jax(2), lambda: slope_in_jax(1), "jax"),
+    "a transform of torch.func": Case(
+        lambda: torch().func.grad(lambda x: module()(x)[0].sum())(tensor(T, B, I)), slope, "torch"
+    ),
     "second derivatives": Case(lambda: slope(create_graph=True), slope, "torch"),
 }
