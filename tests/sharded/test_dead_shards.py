@@ -252,7 +252,7 @@ def test_error_inside_a_shard_restores_it(pool, snapping):
     pool.open(keys)
     for _ in range(9):
         assert tick(pool, known, keys) is None
-    pool._shards._when = None
+    pool._shards.snapshots = None
     assert tick(pool, known, keys) is None, "no snapshot has this tick"
     sent = pool._shards.links[1].send("step", "nonsense", np.array([0]), None)
     with pytest.raises(TypeError) as raised:

@@ -11,6 +11,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 from fusedlstm import LSTMState, LSTMWeights
 from fusedlstm.ray.link import Link
 from fusedlstm.ray.shard import OWN, Shard, StaleCallError
+from fusedlstm.ray.snapshots import SnapshotError
 
 WEIGHTS = LSTMWeights.random(3, 4, seed=0)
 NONE = np.zeros(0, np.int64)
@@ -48,7 +49,7 @@ def test_wrong_stamps_change_nothing(stamp):
         lambda: shard.write(stamp, slots, [LSTMState(h=np.ones((2, 4), np.float32), c=np.ones((2, 4), np.float32))]),
         lambda: shard.read(stamp, slots),
         lambda: shard.set_weights(stamp, LSTMWeights.random(3, 4, seed=1)),
-        lambda: shard.snapshot(stamp),
+        lambda: shard.begin_snapshot(stamp),
         lambda: shard.replace(stamp, [LSTMState(h=np.ones((1, 4), np.float32), c=np.ones((1, 4), np.float32))]),
     ):
         with pytest.raises(StaleCallError, match=r"next are \(1, 3\)"):
@@ -65,7 +66,7 @@ def test_fresh_shards_refuse_all_calls():
 
 def test_shard_that_could_not_begin_refuses():
     shard = filled()
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(SnapshotError, match="the snapshot nowhere can't be read"):
         shard.begin(2, WEIGHTS, "nowhere", NONE)
     for stamp in ((1, 3), (2, 1), (0, 1)):
         with pytest.raises(StaleCallError):
@@ -76,6 +77,7 @@ def test_begin_keeps_some_slots_of_a_snapshot():
     shard = filled()
     shard.allocate((1, 3), np.array([2]))
     wanted = states(shard, 4)
+    shard.begin_snapshot((1, 5))
     _, content = shard.snapshot((1, 5))
     again = begun(2, content, np.array([0, 1]))
     assert states(again, 1) == wanted

@@ -14,6 +14,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 from fusedlstm import LSTMCell, LSTMState
 from fusedlstm.ray import LateShardsError, SessionsLostError
 from fusedlstm.ray.link import Link
+from fusedlstm.ray.reviver import Reviver
 from fusedlstm.ray.shards import Shards
 
 from support.remembered import Remembered, inputs, tick, told
@@ -169,8 +170,8 @@ def doubted(pool, known, monkeypatch):
 
     Then the shard is asked, and is back.
     """
-    asked, stop, link = threading.Event(), Shards._stop, pool._shards.links[1]
-    monkeypatch.setattr(Shards, "_stop", lambda *arguments: asked.wait() and stop(*arguments))
+    asked, stop, link = threading.Event(), Reviver.stop, pool._shards.links[1]
+    monkeypatch.setattr(Reviver, "stop", lambda *arguments: asked.wait() and stop(*arguments))
 
     def lose(call, *arguments):
         asked.clear()
