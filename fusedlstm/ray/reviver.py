@@ -140,7 +140,8 @@ class Reviver:
         """Give a shard its states, and send it the calls that were kept."""
         content = None if link.last is None else link.last.content
         is_alive = link.stopped is not None
-        begun = link.actor.begin.remote(link.epoch, self._shards.weights, OWN if is_alive else content, kept)
+        states = OWN if is_alive else content
+        begun = link.actor.begin.remote(link.epoch, self._shards.weights, states, kept, self._shards.max_batch)
         about = ray.get(begun, timeout=self._shards.timeout)
         with self._shards.lock:
             link.become_ready(*about)

@@ -74,7 +74,9 @@ class Shard:
             self._forget_snapshots()
             self._changed.notify_all()
 
-    def begin(self, epoch: int, weights: Any, content: Content | str | None, kept: NumpyArray) -> tuple[int, str, str]:
+    def begin(
+        self, epoch: int, weights: Any, content: Content | str | None, kept: NumpyArray, max_batch: int
+    ) -> tuple[int, str, str]:
         """Start an epoch with a new pool, which has the sessions of a snapshot in the slots `kept`.
 
         Args:
@@ -82,6 +84,7 @@ class Shard:
             weights: LSTMWeights or StackedWeights.
             content: the snapshot, or the path of its file; None for no sessions; OWN for the pool that is there.
             kept: the slots, sorted, (L,) int64. The snapshot must have them all.
+            max_batch: prepare the pool for steps of so many rows.
 
         Returns:
             The ID of this process, the address of its machine, and `link.place()`.
@@ -96,6 +99,7 @@ class Shard:
         own = None  # free its memory first
         self._owner = (LSTMCell if isinstance(weights, LSTMWeights) else LSTM)(weights, **self._options)
         pool: StatePool[Any] = StatePool(self._owner, self._capacity)
+        pool.prepare(max_batch)
         if content is not None:
             slots, states = snapshots.load(content, weights, self._capacity)
             rows = np.searchsorted(slots, kept)
@@ -124,6 +128,10 @@ class Shard:
         start = time.perf_counter()
         h = to_host("h", pool.step(self._owner.asarray(x), slots, is_first=is_first))
         return h, time.perf_counter() - start
+
+    def prepare(self, stamp: Stamp, max_batch: int) -> None:
+        """Allocate everything that steps of up to `max_batch` rows need."""
+        self._enter(stamp).prepare(max_batch)
 
     def allocate(self, stamp: Stamp, slots: NumpyArray, states: Sequence[LSTMState] | None = None) -> None:
         """Allocate these slots, which must be the next, with zeros or these states, one for each layer."""

@@ -15,7 +15,7 @@ from fusedlstm.ray.forks import Forks
 from fusedlstm.ray.gather import gather
 from fusedlstm.ray.router import Router, put, rows_of
 from fusedlstm.ray.sessions import listed
-from fusedlstm.validation.arguments import check_shape
+from fusedlstm.validation.arguments import check_shape, check_size
 from fusedlstm.validation.weights import as_layers, check_replacement
 from fusedlstm.weights import LSTMWeights
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.ray.call import Waiting
+    from fusedlstm.ray.link import Sent
     from fusedlstm.ray.shards import Shards
     from fusedlstm.state import LSTMState
 
@@ -89,6 +90,10 @@ class ShardCalls:
     def fork(self, parents: Any, children: Any) -> Call[None]:
         """See `ShardedPool.fork`."""
         return self._call(self._forks.fork(parents, children), parents)
+
+    def prepare(self, max_batch: int) -> Call[None]:
+        """See `ShardedPool.prepare`."""
+        return self._call(self._prepare(max_batch))
 
     def set_weights(self, weights: Any) -> Call[None]:
         """See `ShardedPool.set_weights`."""
@@ -175,13 +180,22 @@ class ShardCalls:
         delivered = yield from self._router.delivered(len(places), parts, sent)
         self._shards.tell(None, delivered)
 
+    def _prepare(self, max_batch: int) -> Generator[Waiting, list[Any], None]:
+        check_size("max_batch", max_batch, 0)
+        with self._shards.lock:
+            sent = self._shards.send_prepare(max_batch)
+        yield from self._all_do(sent)
+
     def _set_weights(self, weights: Any) -> Generator[Waiting, list[Any], None]:
         check_replacement(self.weights, weights)
         with self._shards.lock:
             sent = self._shards.send_weights(weights)
             self.weights = weights
-        none = np.zeros(0, np.int64)
-        delivered = yield from gather(self._shards, 0, [none] * len(sent), sent)
+        yield from self._all_do(sent)
+
+    def _all_do(self, sent: list[Sent]) -> Generator[Waiting, list[Any], None]:
+        """Wait for a call of no rows that all shards do."""
+        delivered = yield from gather(self._shards, 0, [np.zeros(0, np.int64)] * len(sent), sent)
         self._shards.tell(None, delivered)
 
 

@@ -96,7 +96,7 @@ class ShardedPool:
 
     @property
     def aio(self) -> ShardCalls:
-        """The methods open, close, step, reset, read, write, fork and set_weights, which return Calls.
+        """The methods open, close, step, reset, read, write, fork, prepare and set_weights, which return Calls.
 
         A Call has been sent when the method returns. Wait for it with `await call` or `call.result()`.
         """
@@ -223,6 +223,16 @@ class ShardedPool:
             SessionsLostError: a shard died. Children that are not delivered are not open.
         """
         self.aio.fork(parents, children).result()
+
+    def prepare(self, max_batch: int) -> None:
+        """Let all shards allocate everything that steps of up to `max_batch` rows need, also after a restart.
+
+        Raises:
+            TypeError: `max_batch` is not an int.
+            ValueError: `max_batch` is negative.
+            SessionsLostError: a shard died.
+        """
+        self.aio.prepare(max_batch).result()
 
     def set_weights(self, weights: Any) -> None:
         """Replace the weights in all shards. Steps that were sent before use the old weights, later ones the new.

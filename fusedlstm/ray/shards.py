@@ -77,7 +77,7 @@ class Shards:
         self.metrics, self.news = Metrics(self.name), News()
         self.timeout = timeout
         self.changed = threading.Condition(self.lock)
-        self.weights = ray.put(weights)
+        self.weights, self.max_batch = ray.put(weights), 0
         self.snapshots = None if when is None else SnapshotTaker(when, self.name)
         self.is_shut = False
         self._reviver = Reviver(self)
@@ -89,7 +89,7 @@ class Shards:
 
     def _begin_all(self) -> None:
         none = np.zeros(0, np.int64)
-        begun = [link.actor.begin.remote(link.epoch, self.weights, None, none) for link in self.links]
+        begun = [link.actor.begin.remote(link.epoch, self.weights, None, none, 0) for link in self.links]
         try:
             for link, about in zip(self.links, ray.get(begun, timeout=self.timeout), strict=True):
                 link.become_ready(*about)
@@ -123,6 +123,11 @@ class Shards:
         """Let all shards step with these weights from their next call on."""
         self.weights = ray.put(weights)
         return [link.send_or_keep("set_weights", self.weights) for link in self.links]
+
+    def send_prepare(self, max_batch: int) -> list[Sent]:
+        """Let all shards prepare for steps of so many rows, also those that begin later."""
+        self.max_batch = max(self.max_batch, min(max_batch, self.sessions.capacity))
+        return [link.send_or_keep("prepare", self.max_batch) for link in self.links]
 
     def has_news_of(self, places: NumpyArray) -> bool:
         """Return whether these sessions, in shards that are ready, have news that no call has told yet."""

@@ -1,6 +1,7 @@
 """A shard that is alive loses nothing, however slow it is, and whatever happens to the connection."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -38,7 +39,8 @@ def stopped(pool, known):
     process = pool.stats()[1].process
     os.kill(process, signal.SIGSTOP)
     yield lambda: os.kill(process, signal.SIGCONT)
-    os.kill(process, signal.SIGCONT)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGCONT)
 
 
 def test_stopped_shard_is_late_and_exact(pool, known, stopped):
@@ -88,6 +90,45 @@ def test_calls_that_return_nothing_may_be_late(pool, known, stopped, monkeypatch
     raised.value.call.result(timeout=60)
     monkeypatch.undo()
     assert not pool.read(["new", "more", "last"]).h.any()
+
+
+def test_hung_shard_is_restarted(pool, known, stopped):
+    """A shard that never answers is killed. What its sessions lack is told, and others are exact."""
+    before = pool.stats()
+    call, _ = pool.aio.step(inputs(), KEYS), known.step(inputs(), KEYS)
+    with pytest.raises(LateShardsError):
+        call.result(timeout=0.1)
+    lost = set(pool._shards.sessions.keys_of(1))
+    pool.restart(1)
+    with pytest.raises(SessionsLostError) as raised:
+        call.result(timeout=60)
+    assert set(raised.value.lost) == lost
+    assert raised.value.delivered.sum() == 6
+    assert "it was restarted by ShardedPool.restart" in raised.value.causes[1]
+    assert pool.wait(60)
+    assert [now.lives - then.lives for now, then in zip(pool.stats(), before, strict=True)] == [0, 1, 0]
+    pool.open(sorted(lost))
+
+
+def test_restarted_shard_goes_back_to_its_snapshot(pool, known, snapping):
+    for _ in range(9):
+        assert tick(pool, known, KEYS) is None
+    pool._shards.snapshots = None
+    assert tick(pool, known, KEYS) is None, "no snapshot has this tick"
+    for _ in range(2):
+        pool.restart(1)
+    assert pool.wait(60)
+    lacking = pool._shards.sessions.keys_of(1)
+    error = tick(pool, known, KEYS)
+    assert not error.delivered.any(), "the news come first"
+    assert {key for key, changes in error.back.items() if changes > 1} == set(lacking)
+    known.compare(pool)
+
+
+@pytest.mark.parametrize(("shard", "kind"), [(3, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError)])
+def test_restart_of_no_shard_raises(shard, kind, pool):
+    with pytest.raises(kind, match="shard: wanted"):
+        pool.restart(shard)
 
 
 class LosesCalls:
