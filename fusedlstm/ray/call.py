@@ -166,7 +166,8 @@ async def _gather(sent: Sequence[Sent], timeout: float) -> list[Any]:
         if kind:
             left = max(0.0, end - time.monotonic())
             await asyncio.wait([wrapped[each] for each in kind], timeout=min(longest, left))
-    return [(each.exception() or each.result()) if each.done() else LATE for each in map(wrapped.get, references)]
+    came = [wrapped[each] for each in references]
+    return [(each.exception() or each.result()) if each.done() else LATE for each in came]
 
 
 def _by_kind(references: Sequence[Any]) -> tuple[list[Any], list[Any]]:

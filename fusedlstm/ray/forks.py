@@ -86,8 +86,9 @@ class Forks:
             with self._shards.lock:
                 self._forget(moving)
                 rows = np.flatnonzero(came)
+                keys = [children[row] for row in rows.tolist()]
                 try:
-                    parts, sent = self._router.open("children", [children[row] for row in rows], rows_of(states, rows))
+                    parts, sent = self._router.open("children", keys, rows_of(states, rows))
                 except PoolFullError:  # shards have died since
                     delivered[rows] = False
                     return delivered

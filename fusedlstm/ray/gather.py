@@ -56,5 +56,5 @@ def gather(
             elif take is not None:
                 take(rows, found)
         if not left:
-            shards.metrics.live_sessions.set(len(shards.sessions))
+            shards.metrics.live_sessions(len(shards.sessions))
             return delivered

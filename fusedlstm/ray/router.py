@@ -63,7 +63,7 @@ class Router:
         """
         news = self.shards.news
         left = news.not_lost(given)
-        places = self.sessions.find(name, left, repeated=repeated)
+        places = self.sessions.places(name, left, repeated=repeated)
         if len(left) < len(given) or self.shards.has_news_of(places):
             if changes:
                 news.miss(self.sessions.keys_at(places))

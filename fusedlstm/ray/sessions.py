@@ -79,7 +79,10 @@ class Sessions:
             TypeError: the keys are not ints or strs.
             ValueError: a session is not open, or a key is repeated.
         """
-        given = listed(name, keys)
+        return self.places(name, listed(name, keys), repeated=repeated)
+
+    def places(self, name: str, given: Sequence[Key], *, repeated: bool = False) -> NumpyArray:
+        """Do what `find` does, for keys that `listed` has returned."""
         try:
             places = np.fromiter(map(self._places.__getitem__, given), np.int64, len(given))
         except KeyError:
