@@ -92,6 +92,35 @@ def test_calls_that_return_nothing_may_be_late(pool, known, stopped, monkeypatch
     assert not pool.read(["new", "more", "last"]).h.any()
 
 
+def test_unreachable_shard_holds_no_others(pool, known, snapping, monkeypatch):
+    """As if its machine had died, so that nobody knows what it did until Ray restarts it."""
+    asked, stop = threading.Event(), Reviver.stop
+    monkeypatch.setattr(Reviver, "stop", lambda *arguments: asked.wait() and stop(*arguments))
+    monkeypatch.setattr("fusedlstm.ray.call.DOUBT", 0.05)
+    for _ in range(9):
+        assert tick(pool, known, KEYS) is None
+    os.kill(pool.stats()[1].process, signal.SIGKILL)
+    with pytest.raises(LateShardsError, match=r"no answer of shards \[1\] after 0.05 seconds") as raised:
+        while True:
+            x = inputs()
+            wanted = known.step(x, KEYS)
+            np.testing.assert_array_equal(pool.step(x, KEYS), wanted)
+    late = raised.value
+    assert late.delivered.sum() == 6
+    np.testing.assert_array_equal(late.result[late.delivered], wanted[late.delivered])
+    alive = [key for key, came in zip(KEYS, late.delivered, strict=True) if came]
+    for _ in range(3):
+        assert tick(pool, known, alive) is None
+    error = tick(pool, known, KEYS)
+    assert error.back == dict.fromkeys(set(KEYS) - set(alive), 1), "this tick, which was not sent"
+    monkeypatch.undo()
+    asked.set()
+    error = told(known, late.call.result)
+    assert set(error.back) == set(KEYS) - set(alive)
+    assert pool.wait(60)
+    known.compare(pool)
+
+
 def test_hung_shard_is_restarted(pool, known, stopped):
     """A shard that never answers is killed. What its sessions lack is told, and others are exact."""
     before = pool.stats()
