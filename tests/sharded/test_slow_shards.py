@@ -139,7 +139,7 @@ def test_hung_shard_is_restarted(pool, known, stopped):
     pool.open(sorted(lost))
 
 
-def test_restarted_shard_goes_back_to_its_snapshot(pool, known, snapping):
+def test_restarted_shard_has_its_last_snapshot(pool, known, snapping):
     for _ in range(9):
         assert tick(pool, known, KEYS) is None
     pool._shards.snapshots = None

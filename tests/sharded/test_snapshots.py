@@ -103,7 +103,7 @@ def test_lost_snapshots_are_dropped(error, pool, snapping, monkeypatch):
     known.compare(pool)
 
 
-def test_unreadable_snapshots_are_dropped_in_the_end(pool, snapping, monkeypatch):
+def test_unreadable_snapshots_are_dropped_late(pool, snapping, monkeypatch):
     known = opened(pool)
     for _ in range(9):
         assert tick(pool, known, KEYS) is None
@@ -126,7 +126,7 @@ def test_unreadable_snapshots_are_dropped_in_the_end(pool, snapping, monkeypatch
         (OSError(errno.EIO, "planted"), False),
     ],
 )
-def test_unreadable_files_say_whether_they_are_lost(error, is_lost, monkeypatch):
+def test_unreadable_files_are_lost_or_not(error, is_lost, monkeypatch):
     def load(*_):
         raise error
 
