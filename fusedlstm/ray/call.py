@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent import futures
@@ -142,10 +143,10 @@ def check_seconds(name: str, seconds: Any, *, least: float = 0.0) -> float:
 def _get(sent: Sequence[Sent], timeout: float) -> list[Any]:
     """Return the answers. An exception, or LATE, stands for an answer that didn't come."""
     references, end = [each.reference for each in sent], time.monotonic() + timeout
-    try:
-        return list(ray.get(references, timeout=timeout))
-    except Exception:  # of one of them, or it is late, or a Future
-        asked, in_doubt = _by_kind(references)
+    asked, in_doubt = _by_kind(references)
+    if not in_doubt:
+        with contextlib.suppress(Exception):  # of one of them, or it is late
+            return list(ray.get(references, timeout=timeout))
     came = set()
     if asked:
         came |= set(ray.wait(asked, num_returns=len(asked), timeout=max(0.0, end - time.monotonic()))[0])
