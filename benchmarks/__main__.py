@@ -1,4 +1,4 @@
-"""The command line: python -m benchmarks compare, report RESULTS.json..., keep, predictions, host, and training."""
+"""The command line: python -m benchmarks compare, report RESULTS.json..., keep, predictions, host, training, shards."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import compare, host_time, keep, predictions, report, training
+from benchmarks import compare, host_time, keep, predictions, report, shards, training
 from benchmarks.runs import ResultsError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command, and return its exit status: 0, 1 for a failure, 2 for a wrong command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Results of the benchmark suite.")
-    commands = parser.add_subparsers(required=True, metavar="{compare,report,keep,predictions,host,training}")
+    commands = parser.add_subparsers(required=True, metavar="{compare,report,keep,predictions,host,training,shards}")
     command = commands.add_parser(
         "compare",
         help="time fusedlstm and the other libraries, and say which is faster",
@@ -61,6 +61,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.add_argument("result", metavar="RESULT.json", nargs="?", type=Path, help="a file to write")
     command.set_defaults(work=lambda options: training.measure(options.result))
+    command = commands.add_parser(
+        "shards",
+        help="ticks of a ShardedPool, beside Ray's bare round trip",
+        description="Start Ray on this machine, and time ticks of a ShardedPool in turns with Ray's round trips of the "
+        "same arrays.",
+    )
+    command.add_argument("result", metavar="RESULT.json", nargs="?", type=Path, help="a file to write")
+    command.set_defaults(work=lambda options: shards.measure(options.result))
     options, more = parser.parse_known_args(argv)
     if more and "rounds" not in options:
         parser.error(f"unrecognized arguments: {' '.join(more)}")

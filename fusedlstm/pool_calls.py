@@ -88,18 +88,30 @@ class PoolCalls:
         """
         snapshot = PoolSnapshot()
         try:
-            self.run(self._slots.begin_snapshot, snapshot, slots)
-            snapshot.touch()
-            while not snapshot.is_done:
-                time.sleep(_PAUSES * self.run(self._turn, snapshot))
-                snapshot.place()
+            self.begin_snapshot(snapshot, slots)
+            return self.finish_snapshot(snapshot)
         finally:
             snapshot.is_over = True  # one statement, as another interrupt may come between two
+            del snapshot  # an error refers to this frame, and would keep the memory alive
+
+    def begin_snapshot(self, snapshot: PoolSnapshot, slots: Any) -> None:
+        """Begin a snapshot of these slots, or with None of all live slots. Other calls then keep their states for it.
+
+        Whoever called this sets `snapshot.is_over` in the end, whatever happens.
+        """
+        self.run(self._slots.begin_snapshot, snapshot, slots)
+
+    def finish_snapshot(self, snapshot: PoolSnapshot) -> tuple[NumpyArray, Sequence[LSTMState]]:
+        """Copy the states of a snapshot that has begun, and return its slots and them. Other calls run in between."""
+        snapshot.touch()
+        while not snapshot.is_done:
+            time.sleep(_PAUSES * self.run(self._turn, snapshot))
+            snapshot.place()
         if snapshot.error is not None:
             try:
                 raise snapshot.error
             finally:
-                del snapshot  # the error refers to this frame, and would keep the memory alive
+                del snapshot
         snapshot.place()
         return snapshot.slots, snapshot.states
 

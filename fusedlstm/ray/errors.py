@@ -51,7 +51,7 @@ class LateShardsError(TimeoutError):
     """Shards have not answered in time. Nothing is lost, and no shard is killed: they still do their part of the call.
 
     Wait again with `error.call.result()`, which returns the whole result. Don't send the same call again, as that would
-    be a second one. To bring back a shard that hangs for ever, kill its process. `stats()` has the ID.
+    be a second one. To bring back a shard that hangs for ever, use `ShardedPool.restart`.
 
     Attributes:
         result: an array with the rows that came, and zeros for others; None if the call doesn't return an array.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,14 +17,6 @@ if TYPE_CHECKING:
     from fusedlstm.ray.shards import Shards
 
 
-class Part(NamedTuple):
-    """One shard's rows of a call, and their slots there."""
-
-    shard: int
-    rows: NumpyArray
-    slots: NumpyArray
-
-
 def gather(
     shards: Shards,
     B: int,
@@ -32,6 +24,7 @@ def gather(
     sent: Sequence[Sent],
     take: Callable[[NumpyArray, Any], None] | None = None,
     result: Any = None,
+    later: Sequence[NumpyArray] = (),
 ) -> Generator[Waiting, list[Any], NumpyArray]:
     """Wait for the parts of a call, and pass each part's result to `take`. Return which of B rows were delivered, (B,).
 
@@ -42,6 +35,7 @@ def gather(
         sent: the call of each part.
         take: is called with the rows of a part and their result.
         result: the array that `take` fills, if it is one array, for LateShardsError.
+        later: the rows of parts that come later, which LateShardsError doesn't report as delivered.
     """
     delivered = np.ones(B, np.bool_)
     left = []
@@ -51,7 +45,7 @@ def gather(
         else:
             left.append((rows, each))
     while True:
-        answers = yield Waiting([each for _, each in left], [rows for rows, _ in left], delivered, result)
+        answers = yield Waiting([each for _, each in left], [*(rows for rows, _ in left), *later], delivered, result)
         before, left = left, []
         for (rows, each), answer in zip(before, answers, strict=True):
             found = each if answer is LATE else shards.settle(each, answer)
@@ -62,5 +56,5 @@ def gather(
             elif take is not None:
                 take(rows, found)
         if not left:
-            shards.metrics.live_sessions.set(len(shards.sessions))
+            shards.metrics.live_sessions(len(shards.sessions))
             return delivered

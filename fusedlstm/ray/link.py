@@ -117,9 +117,13 @@ class Link:
         return sent
 
     def snapshot(self) -> tuple[Sent, Any]:
-        """Send for a snapshot. Return the call, whose answer is small, and a reference to the states."""
+        """Send for a snapshot of this moment. Return the call, whose answer is small, and a reference to the states.
+
+        The shard's other calls don't wait for it.
+        """
         stamp = self._stamp()
-        done, content = self._call.options(num_returns=2).remote(("snapshot", stamp))
+        self._call.remote(("begin_snapshot", stamp))
+        done, content = self.actor.snapshot.options(num_returns=2).remote(stamp)
         return Sent(self.shard, *stamp, done), content
 
     def doubt(self) -> None:
@@ -144,12 +148,12 @@ class Link:
             self.send(method, *arguments)
         self._later.clear()
 
-    def take_if_due(self, is_due: Callable[[int, float], bool], take: Callable[[Link], Taken]) -> None:
+    def take_if_due(self, is_due: Callable[[int, float], bool], take: Callable[[], Taken]) -> None:
         """Take a snapshot if it is time, and the one before is not running any more."""
         tick, at = self._tried
         now = time.monotonic()
         if is_due(self._tick - tick, now - at) and self.settle_snapshot():
-            self._pending = take(self)
+            self._pending = take()
             self._tried = self._tick, now
 
     def settle_snapshot(self) -> bool:

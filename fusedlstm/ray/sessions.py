@@ -79,7 +79,10 @@ class Sessions:
             TypeError: the keys are not ints or strs.
             ValueError: a session is not open, or a key is repeated.
         """
-        given = listed(name, keys)
+        return self.places(name, listed(name, keys), repeated=repeated)
+
+    def places(self, name: str, given: Sequence[Key], *, repeated: bool = False) -> NumpyArray:
+        """Do what `find` does, for keys that `listed` has returned."""
         try:
             places = np.fromiter(map(self._places.__getitem__, given), np.int64, len(given))
         except KeyError:
@@ -101,17 +104,24 @@ class Sessions:
             _fail_twice(name, _NEW, given)
         return list(given)
 
-    def spread(self, name: str, n: int, usable: Sequence[int]) -> NumpyArray:
+    def spread(self, name: str, n: int, usable: Sequence[int], reserved: int = 0) -> NumpyArray:
         """Return the shards of n new sessions, sorted. The emptiest of the usable shards come first.
+
+        As many slots as `reserved` stay free.
 
         Raises:
             PoolFullError: these shards have fewer free slots.
         """
         lives = [self.live(shard) for shard in usable]
-        free = sum(self.capacity - live for live in lives)
+        free = max(0, sum(self.capacity - live for live in lives) - reserved)
         if n > free:
             out_of = f"{len(usable) * self.capacity} in {len(usable)} of {len(self._tables)} shards that are ready"
-            fail(PoolFullError, name, f"at most {free} new sessions, the number of free slots (of {out_of})", str(n))
+            fail(
+                PoolFullError,
+                name,
+                f"at most {free} new sessions, the number of free slots (of {out_of})",
+                str(n),
+            )
         # The places of the next sessions, by the number of sessions that each would find in its shard.
         levels = [np.arange(live, min(live + n, self.capacity)) for live in lives]
         shards = np.repeat(np.array(usable, np.int64), [len(level) for level in levels])

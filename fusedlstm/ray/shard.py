@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from fusedlstm.arrays.host import to_host
 from fusedlstm.cell import LSTMCell
 from fusedlstm.lstm import LSTM
 from fusedlstm.pool import StatePool
+from fusedlstm.pool_snapshot import PoolSnapshot
 from fusedlstm.ray import snapshots
 from fusedlstm.ray.link import place
 from fusedlstm.state import LSTMState
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 
 OWN = "own states"  # instead of a snapshot
+COPIES = "copies"  # Ray's concurrency group of the methods that run beside the others
+_MOST_SNAPSHOTS = 4  # that a shard keeps for calls that fetch them
 
 
 class StaleCallError(RuntimeError):
@@ -51,6 +55,8 @@ class Shard:
         self._epoch = self._tick = 0
         self._accepts = False
         self._pool: StatePool[Any] | None = None
+        self._changed = threading.Condition()  # a snapshot has begun, or never will
+        self._begun: dict[Stamp, tuple[StatePool[Any], PoolSnapshot]] = {}
 
     def stop(self, epoch: int) -> Stamp:
         """Refuse calls of this epoch from now on. Return the epoch and tick of the last call that was done.
@@ -58,10 +64,19 @@ class Shard:
         A shard that was restarted returns (0, 0).
         """
         if self._epoch <= epoch:
-            self._accepts = False
+            self._refuse()
         return self._epoch, self._tick
 
-    def begin(self, epoch: int, weights: Any, content: Content | str | None, kept: NumpyArray) -> tuple[int, str, str]:
+    def _refuse(self) -> None:
+        """Refuse all calls, and forget snapshots."""
+        with self._changed:
+            self._accepts = False
+            self._forget_snapshots()
+            self._changed.notify_all()
+
+    def begin(
+        self, epoch: int, weights: Any, content: Content | str | None, kept: NumpyArray, max_batch: int
+    ) -> tuple[int, str, str]:
         """Start an epoch with a new pool, which has the sessions of a snapshot in the slots `kept`.
 
         Args:
@@ -69,11 +84,13 @@ class Shard:
             weights: LSTMWeights or StackedWeights.
             content: the snapshot, or the path of its file; None for no sessions; OWN for the pool that is there.
             kept: the slots, sorted, (L,) int64. The snapshot must have them all.
+            max_batch: prepare the pool for steps of so many rows.
 
         Returns:
             The ID of this process, the address of its machine, and `link.place()`.
         """
-        self._epoch, self._accepts = 0, False  # nothing is accepted if this raises
+        self._refuse()  # also if this raises
+        self._epoch = 0
         own, self._pool = self._pool, None
         if content == OWN:
             if own is None:
@@ -82,6 +99,7 @@ class Shard:
         own = None  # free its memory first
         self._owner = (LSTMCell if isinstance(weights, LSTMWeights) else LSTM)(weights, **self._options)
         pool: StatePool[Any] = StatePool(self._owner, self._capacity)
+        pool.prepare(max_batch)
         if content is not None:
             slots, states = snapshots.load(content, weights, self._capacity)
             rows = np.searchsorted(slots, kept)
@@ -111,10 +129,16 @@ class Shard:
         h = to_host("h", pool.step(self._owner.asarray(x), slots, is_first=is_first))
         return h, time.perf_counter() - start
 
-    def allocate(self, stamp: Stamp, slots: NumpyArray) -> None:
-        """Allocate these slots, which must be the next."""
+    def prepare(self, stamp: Stamp, max_batch: int) -> None:
+        """Allocate everything that steps of up to `max_batch` rows need."""
+        self._enter(stamp).prepare(max_batch)
+
+    def allocate(self, stamp: Stamp, slots: NumpyArray, states: Sequence[LSTMState] | None = None) -> None:
+        """Allocate these slots, which must be the next, with zeros or these states, one for each layer."""
         pool = self._enter(stamp)
         _check_same(pool.allocate(len(slots)), slots)
+        if states is not None:
+            self._write(pool, slots, states)
 
     def fork(self, stamp: Stamp, parents: NumpyArray, slots: NumpyArray) -> None:
         """Allocate these slots, which must be the next, with the states of parents, some of them several times."""
@@ -135,7 +159,10 @@ class Shard:
 
     def write(self, stamp: Stamp, slots: NumpyArray, states: Sequence[LSTMState]) -> None:
         """Set the states of slots, one for each layer, from host memory."""
-        pool, asarray = self._enter(stamp), self._owner.asarray
+        self._write(self._enter(stamp), slots, states)
+
+    def _write(self, pool: StatePool[Any], slots: NumpyArray, states: Sequence[LSTMState]) -> None:
+        asarray = self._owner.asarray
         own = tuple(LSTMState(h=asarray(each.h), c=asarray(each.c, each.c.dtype.name)) for each in states)
         pool.write(slots, own[0] if isinstance(self._owner, LSTMCell) else own)
 
@@ -144,10 +171,42 @@ class Shard:
         self._enter(stamp)
         self._owner.set_weights(ray.get(weights))
 
+    def begin_snapshot(self, stamp: Stamp) -> None:
+        """Begin a snapshot of the states of this moment, which `snapshot` with the same stamp returns."""
+        with self._changed:
+            pool, snapshot = self._enter(stamp), PoolSnapshot()
+            try:
+                pool._calls.begin_snapshot(snapshot, None)
+                self._begun[stamp] = pool, snapshot
+                self._forget_snapshots(_MOST_SNAPSHOTS)
+            finally:
+                self._changed.notify_all()
+
+    @ray.method(concurrency_group=COPIES)  # type: ignore[untyped-decorator]
     def snapshot(self, stamp: Stamp) -> tuple[bool, Content]:
-        """Return something small, and the live slots with their states in host memory."""
-        pool = self._enter(stamp)
-        return True, pool._calls.snapshot(None)
+        """Return something small, and the slots and states of a snapshot, in host memory.
+
+        Other calls run meanwhile. Ray may start this before the call that begins the snapshot.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: stamp in self._begun or not self._awaits(stamp))
+            if stamp not in self._begun:
+                raise StaleCallError(f"no snapshot began with epoch and tick {stamp}")
+            pool, snapshot = self._begun.pop(stamp)
+        try:
+            return True, pool._calls.finish_snapshot(snapshot)
+        finally:
+            snapshot.is_over = True
+
+    def _awaits(self, stamp: Stamp) -> bool:
+        """Return whether a call with this stamp may still come."""
+        return self._accepts and stamp[0] == self._epoch and stamp[1] > self._tick
+
+    def _forget_snapshots(self, but: int = 0) -> None:
+        """Forget the oldest snapshots that nobody has fetched, as their fetching calls were lost."""
+        while len(self._begun) > but:
+            _, snapshot = self._begun.pop(next(iter(self._begun)))
+            snapshot.is_over = True
 
     def replace(self, stamp: Stamp, states: Sequence[LSTMState]) -> None:
         """Make slots 0, 1, ... the live ones, with these states."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
 
-from fusedlstm.errors import OtherWeightsWarning, WeightsFileError
-from fusedlstm.ray import folder as folders
 from fusedlstm.ray import whole_pool
-from fusedlstm.ray.call import Call
+from fusedlstm.ray.call import check_seconds
 from fusedlstm.ray.shard_calls import ShardCalls
 from fusedlstm.ray.shards import Shards, ShardStats
 from fusedlstm.ray.snapshots import Snapshots
@@ -19,10 +15,9 @@ from fusedlstm.validation.arguments import check_path, check_real, check_size, d
 from fusedlstm.validation.weights import as_layers, check_causal
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Mapping
 
     from fusedlstm.arrays.dtypes import NumpyArray
-    from fusedlstm.ray.call import Waiting
     from fusedlstm.ray.sessions import Key
     from fusedlstm.validation.arguments import AnyPath
 
@@ -91,6 +86,7 @@ class ShardedPool:
             fail(TypeError, "snapshot", "a Snapshots, or None", describe_type(snapshot))
         if check_real("timeout", timeout) <= 0:
             fail(ValueError, "timeout", "a positive number", str(timeout))
+        timeout = check_seconds("timeout", timeout)
         if not ray.is_initialized():
             raise RuntimeError("Ray is not initialised: call ray.init() first")
         cell = {"backend": "cuda" if num_gpus else "numpy", **(options or {})}
@@ -100,7 +96,7 @@ class ShardedPool:
 
     @property
     def aio(self) -> ShardCalls:
-        """The methods open, close, step, reset, read, write, fork and set_weights, which return Calls.
+        """The methods open, close, step, reset, read, write, fork, prepare and set_weights, which return Calls.
 
         A Call has been sent when the method returns. Wait for it with `await call` or `call.result()`.
         """
@@ -213,8 +209,8 @@ class ShardedPool:
         """Begin the session children[k] with the state of the session parents[k], for each k.
 
         A child gets a slot in its parent's shard. If that is full, it goes to another shard. With `aio`, such a child
-        opens only while you wait for the result. If its key is open or all shards are full by then, the result
-        raises ValueError or PoolFullError, and the other children stay open.
+        opens when you wait for the result or make the next call. Calls that name it wait for that, also those of
+        `aio`. They raise TimeoutError, and do nothing, if the parent's shard has not answered in time.
 
         Args:
             parents: keys of open sessions. A key may be repeated.
@@ -227,6 +223,16 @@ class ShardedPool:
             SessionsLostError: a shard died. Children that are not delivered are not open.
         """
         self.aio.fork(parents, children).result()
+
+    def prepare(self, max_batch: int) -> None:
+        """Let all shards allocate everything that steps of up to `max_batch` rows need, also after a restart.
+
+        Raises:
+            TypeError: `max_batch` is not an int.
+            ValueError: `max_batch` is negative.
+            SessionsLostError: a shard died.
+        """
+        self.aio.prepare(max_batch).result()
 
     def set_weights(self, weights: Any) -> None:
         """Replace the weights in all shards. Steps that were sent before use the old weights, later ones the new.
@@ -255,11 +261,8 @@ class ShardedPool:
         """
         path = check_path("folder", folder)
         self._shards.check_open()
-        os.makedirs(path, exist_ok=True)
-        weights, parts = self.weights, self._wait_for(whole_pool.contents(self._shards))
-        folders.write(
-            path, ((keys, ray.get(content, timeout=self._shards.timeout)) for keys, content in parts), weights
-        )
+        self._calls.finish_forks()
+        whole_pool.save(self._shards, path, self.weights)
 
     def load(self, folder: AnyPath) -> None:
         """Replace all sessions with those in a folder. The pool that saved it may have had other shards or backends.
@@ -276,27 +279,47 @@ class ShardedPool:
         """
         path = check_path("folder", folder)
         self._shards.check_open()
-        keys, states, are_others = folders.read(path, self.weights)
-        if len(keys) > self.capacity:
-            raise WeightsFileError(f"{path} holds {len(keys)} sessions; this pool's capacity is {self.capacity}")
-        if are_others:
-            said = f"{path} holds states of other weights than this pool's. Was its model trained since?"
-            warnings.warn(said, OtherWeightsWarning, stacklevel=2)
-        self._wait_for(whole_pool.replace(self._shards, keys, states))
-
-    def _wait_for(self, work: Generator[Waiting, list[Any], Any]) -> Any:
-        return Call(work, self._shards.timeout).result()
+        self._calls.finish_forks()
+        whole_pool.load(self._shards, path, self.weights)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all shards are ready, for at most `timeout` seconds (None: for ever). Return whether they are."""
-        return self._shards.wait(timeout)
+        """Wait until all shards are ready, for at most `timeout` seconds (None: for ever). Return whether they are.
+
+        Raises:
+            TypeError: `timeout` is not a number or None.
+            ValueError: `timeout` is negative or not finite.
+        """
+        return self._shards.wait(None if timeout is None else check_seconds("timeout", timeout))
+
+    def restart(self, shard: int) -> None:
+        """Kill a shard's process and restore the shard from its last snapshot, as if it had died.
+
+        Use this for a shard that hangs. It returns at once; `wait` waits until the shard is back. The next calls raise
+        SessionsLostError with what its sessions lack.
+
+        Args:
+            shard: its number, from 0.
+
+        Raises:
+            TypeError: `shard` is not an int.
+            ValueError: there is no such shard.
+            RuntimeError: the pool has been shut down.
+        """
+        self._shards.check_open()
+        count = self._shards.count
+        if check_size("shard", shard, 0) >= count:
+            fail(ValueError, "shard", f"a number below {count}, the number of shards", str(shard))
+        self._shards.restart(shard)
 
     def stats(self) -> list[ShardStats]:
         """Return what this process knows about each shard. No shard is asked."""
         return self._shards.stats()
 
     def shutdown(self) -> None:
-        """End all sessions and the shards. At the end of a `with` block this happens by itself."""
+        """End all sessions and the shards. At the end of a `with` block this happens by itself.
+
+        This waits for files of snapshots that are being written, and removes them.
+        """
         self._shards.shut_down()
 
     def __enter__(self) -> ShardedPool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ray
 
 from fusedlstm import pool_files
+from fusedlstm.errors import WeightsFileError
 from fusedlstm.validation.arguments import check_path, check_real, check_size, fail
 from fusedlstm.validation.weights import as_layers
 
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 class Snapshots:
     """When and where to copy the states of shards. A shard that dies goes back to its last snapshot.
 
-    A step sends for the snapshots that are due, and doesn't wait for them. Copying delays a shard's next call. Without
-    calls nothing is copied, as nothing changes.
+    A step sends for the snapshots that are due, and doesn't wait for them. Shards copy states in parts, between their
+    calls. A call that changes states which have not been copied yet first copies them. Without calls nothing is copied,
+    as nothing changes.
 
     Args:
         ticks: take a snapshot of a shard after this many of its calls; None for no such limit.
@@ -61,6 +63,17 @@ class Snapshots:
         """Return whether a shard needs a snapshot, this many ticks and seconds after the one before."""
         by_ticks = self.ticks is not None and ticks >= self.ticks
         return by_ticks or (self.seconds is not None and ticks > 0 and seconds >= self.seconds)
+
+
+class SnapshotError(RuntimeError):
+    """A snapshot's file can't be read. If `is_lost`, it is missing or damaged, so another attempt is of no use."""
+
+    def __init__(self, message: str, is_lost: bool) -> None:
+        super().__init__(message, is_lost)
+        self.is_lost = is_lost
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Taken(NamedTuple):
@@ -95,8 +108,16 @@ def write(content: Content, path: str, weights: Any) -> None:
 
 
 def load(content: Content | str, weights: Any, capacity: int) -> Content:
-    """Return a snapshot's slots and states, from its file if it has one."""
+    """Return a snapshot's slots and states, from its file if it has one.
+
+    Raises:
+        SnapshotError: the file is missing, damaged or can't be read.
+    """
     if not isinstance(content, str):
         return content
-    slots, states, _ = pool_files.load(content, pool_files.StateSizes.of(as_layers(weights)), capacity)
+    try:
+        slots, states, _ = pool_files.load(content, pool_files.StateSizes.of(as_layers(weights)), capacity)
+    except (OSError, WeightsFileError) as error:
+        is_lost = isinstance(error, (FileNotFoundError, WeightsFileError))
+        raise SnapshotError(f"the snapshot {content} can't be read: {error}", is_lost) from error
     return slots, states

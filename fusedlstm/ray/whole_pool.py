@@ -1,11 +1,17 @@
-"""Work on all sessions of a sharded pool at one moment: get their states, and replace them."""
+"""Save all sessions of a sharded pool in a folder, and replace them with those in a folder."""
 
 from __future__ import annotations
 
+import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import ray
 
+from fusedlstm.errors import OtherWeightsWarning, WeightsFileError
+from fusedlstm.ray import folder as folders
+from fusedlstm.ray.call import Call
 from fusedlstm.ray.gather import gather
 from fusedlstm.state import LSTMState
 
@@ -17,7 +23,26 @@ if TYPE_CHECKING:
     from fusedlstm.ray.shards import Shards
 
 
-def contents(shards: Shards) -> Generator[Waiting, list[Any], list[tuple[list[Key], Any]]]:
+def save(shards: Shards, path: str, weights: Any) -> None:
+    """Write all sessions to a folder, which is made if needed."""
+    os.makedirs(path, exist_ok=True)
+    parts = Call(_contents(shards), shards.timeout).result()
+    folders.write(path, ((keys, ray.get(content, timeout=shards.timeout)) for keys, content in parts), weights)
+
+
+def load(shards: Shards, path: str, weights: Any) -> None:
+    """Replace all sessions with those in a folder."""
+    keys, states, are_others = folders.read(path, weights)
+    capacity = shards.count * shards.sessions.capacity
+    if len(keys) > capacity:
+        raise WeightsFileError(f"{path} holds {len(keys)} sessions; this pool's capacity is {capacity}")
+    if are_others:
+        said = f"{path} holds states of other weights than this pool's. Was its model trained since?"
+        warnings.warn(said, OtherWeightsWarning, stacklevel=3)
+    Call(_replace(shards, keys, states), shards.timeout).result()
+
+
+def _contents(shards: Shards) -> Generator[Waiting, list[Any], list[tuple[list[Key], Any]]]:
     """Ask all shards for their states. Return for each the keys in the order of slots, and a reference to `Content`."""
     with shards.lock:
         _wait(shards)
@@ -29,7 +54,7 @@ def contents(shards: Shards) -> Generator[Waiting, list[Any], list[tuple[list[Ke
     return [(own, content) for own, (_, content) in zip(keys, asked, strict=True)]
 
 
-def replace(shards: Shards, keys: Sequence[Key], states: Sequence[LSTMState]) -> Generator[Waiting, list[Any], None]:
+def _replace(shards: Shards, keys: Sequence[Key], states: Sequence[LSTMState]) -> Generator[Waiting, list[Any], None]:
     """Replace all sessions with these, spread evenly."""
     with shards.lock:
         _wait(shards)

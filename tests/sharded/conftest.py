@@ -1,5 +1,6 @@
 """One cluster of two nodes, and one pool, for all tests in this folder. A new process of Ray takes seconds."""
 
+import importlib.util
 import threading
 
 import pytest
@@ -33,9 +34,11 @@ def kept_pool(nodes):
 @pytest.fixture
 def pool(kept_pool):
     """Return the kept pool, without sessions and snapshots."""
+    from fusedlstm.ray.news import News
+
     assert kept_pool.wait(60)
     shards = kept_pool._shards
-    shards._back, shards._lost, shards._causes = {}, [], {}  # drop what a failed test has not heard
+    shards.news = News()  # drop what a failed test has not heard
     kept_pool.close(kept_pool.keys)
     for link in shards.links:
         link.drop_pending()
@@ -48,10 +51,11 @@ def pool(kept_pool):
 def snapping(pool):
     """Let the kept pool take a snapshot of a shard after 4 of its calls."""
     from fusedlstm.ray import Snapshots
+    from fusedlstm.ray.snapshot_taker import SnapshotTaker
 
-    pool._shards._when = Snapshots(ticks=4)
+    pool._shards.snapshots = SnapshotTaker(Snapshots(ticks=4), pool._shards.name)
     yield
-    pool._shards._when = None
+    pool._shards.snapshots = None
 
 
 @pytest.fixture
@@ -70,17 +74,24 @@ def make(nodes):
         pool.shutdown()
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Wait longer for shards in doubt, as tests share two cores."""
+    if importlib.util.find_spec("ray"):
+        monkeypatch.setattr("fusedlstm.ray.call.DOUBT", 60.0)
+
+
 @pytest.fixture
 def gate(monkeypatch):
     """Return an event, until which no shard is revived."""
-    from fusedlstm.ray.shards import Shards
+    from fusedlstm.ray.reviver import Reviver
 
-    event, begin = threading.Event(), Shards._begin
+    event, begin = threading.Event(), Reviver.begin
 
     def waits(*arguments):
         event.wait()
         begin(*arguments)
 
-    monkeypatch.setattr(Shards, "_begin", waits)
+    monkeypatch.setattr(Reviver, "begin", waits)
     yield event
     event.set()

@@ -11,7 +11,7 @@ import pytest
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 from fusedlstm import LSTMCell, PoolFullError
-from fusedlstm.ray import SessionsLostError, ShardedPool, Snapshots, shards
+from fusedlstm.ray import SessionsLostError, Snapshots, shards
 from fusedlstm.ray.sessions import Sessions
 from fusedlstm.ray.shard import StaleCallError
 
@@ -252,7 +252,7 @@ def test_error_inside_a_shard_restores_it(pool, snapping):
     pool.open(keys)
     for _ in range(9):
         assert tick(pool, known, keys) is None
-    pool._shards._when = None
+    pool._shards.snapshots = None
     assert tick(pool, known, keys) is None, "no snapshot has this tick"
     sent = pool._shards.links[1].send("step", "nonsense", np.array([0]), None)
     with pytest.raises(TypeError) as raised:
@@ -263,20 +263,3 @@ def test_error_inside_a_shard_restores_it(pool, snapping):
     assert set(error.back) | set(error.lost)
     assert "TypeError" in error.causes[1]
     known.compare(pool)
-
-
-def test_snapshots_say_what_is_wrong():
-    for kind, says, options in (
-        (ValueError, "ticks: wanted at least 1", {"ticks": 0}),
-        (TypeError, "ticks: wanted an int", {"ticks": 1.5}),
-        (ValueError, "seconds: wanted a positive number", {"seconds": 0}),
-        (ValueError, "None for both", {"seconds": None}),
-        (ValueError, "folder: wanted a folder that exists", {"folder": "/nowhere/at/all"}),
-    ):
-        with pytest.raises(kind, match=says):
-            Snapshots(**options)
-    assert Snapshots(ticks=5).is_due(5, 0.0)
-    assert not Snapshots(ticks=5, seconds=None).is_due(4, 1e9)
-    assert Snapshots(seconds=2).is_due(1, 2.0)
-    assert not Snapshots(seconds=2).is_due(0, 2.0)
-    assert ShardedPool.__init__.__kwdefaults__["snapshot"] == Snapshots(seconds=10)

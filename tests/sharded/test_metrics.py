@@ -55,7 +55,7 @@ def test_metrics_count(fakes, make):
         pool.step(x, keys)
     pool.close([5])
     assert fakes["fusedlstm_tick_rows"] == [6] * 5
-    assert fakes["fusedlstm_live_sessions"][-1] == 5
+    assert fakes["fusedlstm_live_sessions"] == [6, 5]
     seconds, wait = fakes["fusedlstm_tick_seconds"], fakes["fusedlstm_wait_seconds"]
     assert all(0 < one < whole for one, whole in zip(wait, seconds, strict=True))
     kill(pool, 0)
@@ -79,6 +79,6 @@ def test_page_lists_all_metrics():
 def test_real_metrics_take_values(nodes):
     real = metrics.Metrics("test")
     real.step(10, 0.002, 0.001)
-    real.live_sessions.set(3)
+    real.live_sessions(3)
     real.refused.inc()
     assert all(name.startswith("fusedlstm_") for name in metrics.NAMES)

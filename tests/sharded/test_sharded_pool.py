@@ -91,29 +91,6 @@ def test_asyncio_gets_the_same(pool):
     assert set(pool.keys) == {"b", "c", "d"}
 
 
-def test_forks_move_when_a_shard_is_full(make):
-    pool = make(WEIGHTS[0], shards=2, capacity=3, options=INVARIANT, snapshot=None)
-    pool.open(["a", "b"])
-    pool.step(np.arange(6, dtype=np.float32).reshape(2, 3), ["a", "b"])
-    pool.fork(["a", "a", "b", "a"], [1, 2, 3, 4])
-    state, rows = pool.read(["a", "b", 1, 2, 3, 4]), [0, 1, 0, 0, 1, 0]
-    np.testing.assert_array_equal(state.h, state.h[:2][rows])
-    np.testing.assert_array_equal(state.c, state.c[:2][rows])
-    assert [shard.sessions for shard in pool.stats()] == [3, 3]
-
-
-def test_moving_fork_refuses_a_key_opened_since(make):
-    pool = make(WEIGHTS[0], shards=2, capacity=3, options=INVARIANT, snapshot=None)
-    pool.open(["a"])
-    call = pool.aio.fork(["a", "a", "a"], [1, 2, 3])
-    pool.open([3])
-    with pytest.raises(ValueError, match=r"children: wanted keys of no open session.*; got 3 .* which is open"):
-        call.result()
-    assert pool.keys == ["a", 1, 2, 3]
-    pool.close(pool.keys)
-    assert not any(shard.sessions for shard in pool.stats())
-
-
 def test_loads_with_other_shards(pool, make, tmp_path):
     keys = [*range(20), "a", "b"]
     pool.open(keys)

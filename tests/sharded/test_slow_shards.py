@@ -1,6 +1,7 @@
 """A shard that is alive loses nothing, however slow it is, and whatever happens to the connection."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 from fusedlstm import LSTMCell, LSTMState
 from fusedlstm.ray import LateShardsError, SessionsLostError
 from fusedlstm.ray.link import Link
+from fusedlstm.ray.reviver import Reviver
 from fusedlstm.ray.shards import Shards
 
 from support.remembered import Remembered, inputs, tick, told
@@ -37,7 +39,8 @@ def stopped(pool, known):
     process = pool.stats()[1].process
     os.kill(process, signal.SIGSTOP)
     yield lambda: os.kill(process, signal.SIGCONT)
-    os.kill(process, signal.SIGCONT)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGCONT)
 
 
 def test_stopped_shard_is_late_and_exact(pool, known, stopped):
@@ -87,6 +90,74 @@ def test_calls_that_return_nothing_may_be_late(pool, known, stopped, monkeypatch
     raised.value.call.result(timeout=60)
     monkeypatch.undo()
     assert not pool.read(["new", "more", "last"]).h.any()
+
+
+def test_unreachable_shard_holds_no_others(pool, known, snapping, monkeypatch):
+    """As if its machine had died, so that nobody knows what it did until Ray restarts it."""
+    asked, stop = threading.Event(), Reviver.stop
+    monkeypatch.setattr(Reviver, "stop", lambda *arguments: asked.wait() and stop(*arguments))
+    monkeypatch.setattr("fusedlstm.ray.call.DOUBT", 0.05)
+    for _ in range(9):
+        assert tick(pool, known, KEYS) is None
+    os.kill(pool.stats()[1].process, signal.SIGKILL)
+    with pytest.raises(LateShardsError, match=r"no answer of shards \[1\] after 0.05 seconds") as raised:
+        while True:
+            x = inputs()
+            wanted = known.step(x, KEYS)
+            np.testing.assert_array_equal(pool.step(x, KEYS), wanted)
+    late = raised.value
+    assert late.delivered.sum() == 6
+    np.testing.assert_array_equal(late.result[late.delivered], wanted[late.delivered])
+    alive = [key for key, came in zip(KEYS, late.delivered, strict=True) if came]
+    for _ in range(3):
+        assert tick(pool, known, alive) is None
+    error = tick(pool, known, KEYS)
+    assert error.back == dict.fromkeys(set(KEYS) - set(alive), 1), "this tick, which was not sent"
+    monkeypatch.undo()
+    asked.set()
+    error = told(known, late.call.result)
+    assert set(error.back) == set(KEYS) - set(alive)
+    assert pool.wait(60)
+    known.compare(pool)
+
+
+def test_hung_shard_is_restarted(pool, known, stopped):
+    """A shard that never answers is killed. What its sessions lack is told, and others are exact."""
+    before = pool.stats()
+    call, _ = pool.aio.step(inputs(), KEYS), known.step(inputs(), KEYS)
+    with pytest.raises(LateShardsError):
+        call.result(timeout=0.1)
+    lost = set(pool._shards.sessions.keys_of(1))
+    pool.restart(1)
+    with pytest.raises(SessionsLostError) as raised:
+        call.result(timeout=60)
+    assert set(raised.value.lost) == lost
+    assert raised.value.delivered.sum() == 6
+    assert "it was restarted by ShardedPool.restart" in raised.value.causes[1]
+    assert pool.wait(60)
+    assert [now.lives - then.lives for now, then in zip(pool.stats(), before, strict=True)] == [0, 1, 0]
+    pool.open(sorted(lost))
+
+
+def test_restarted_shard_has_its_last_snapshot(pool, known, snapping):
+    for _ in range(9):
+        assert tick(pool, known, KEYS) is None
+    pool._shards.snapshots = None
+    assert tick(pool, known, KEYS) is None, "no snapshot has this tick"
+    for _ in range(2):
+        pool.restart(1)
+    assert pool.wait(60)
+    lacking = pool._shards.sessions.keys_of(1)
+    error = tick(pool, known, KEYS)
+    assert not error.delivered.any(), "the news come first"
+    assert {key for key, changes in error.back.items() if changes > 1} == set(lacking)
+    known.compare(pool)
+
+
+@pytest.mark.parametrize(("shard", "kind"), [(3, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError)])
+def test_restart_of_no_shard_raises(shard, kind, pool):
+    with pytest.raises(kind, match="shard: wanted"):
+        pool.restart(shard)
 
 
 class LosesCalls:
@@ -169,8 +240,8 @@ def doubted(pool, known, monkeypatch):
 
     Then the shard is asked, and is back.
     """
-    asked, stop, link = threading.Event(), Shards._stop, pool._shards.links[1]
-    monkeypatch.setattr(Shards, "_stop", lambda *arguments: asked.wait() and stop(*arguments))
+    asked, stop, link = threading.Event(), Reviver.stop, pool._shards.links[1]
+    monkeypatch.setattr(Reviver, "stop", lambda *arguments: asked.wait() and stop(*arguments))
 
     def lose(call, *arguments):
         asked.clear()
