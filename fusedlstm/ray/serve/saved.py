@@ -1,0 +1,68 @@
+"""A drained service's folder: the pool's own folder, the numbers of next steps, and a file that is replaced last.
+
+current.json                  {"version": 1, "folder": "sessions-<16 hex digits>"}
+sessions-<16 hex digits>/     what `save` of the pool wrote, and next.json: {key: number}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from typing import TYPE_CHECKING
+
+from fusedlstm import atomic_write, files
+from fusedlstm.errors import WeightsFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fusedlstm.ray.serve.pools import Pool
+
+_VERSION = 1
+_CURRENT = "current.json"
+_NUMBERS = "next.json"
+_NAME = re.compile(r"sessions-[0-9a-f]{16}")
+
+
+def save(folder: str, pool: Pool, numbers: Mapping[str, int]) -> None:
+    """Write the sessions of a pool to a folder. Until the end, the folder has what it had."""
+    name = f"sessions-{uuid.uuid4().hex[:16]}"
+    own = os.path.join(folder, name)
+    pool.save(own)
+    atomic_write.replace(os.path.join(own, _NUMBERS), json.dumps(numbers).encode())
+    text = json.dumps({"version": _VERSION, "folder": name})
+    atomic_write.replace(os.path.join(folder, _CURRENT), text.encode())
+    for other in os.listdir(folder):
+        if _NAME.fullmatch(other) and other != name:
+            shutil.rmtree(os.path.join(folder, other), ignore_errors=True)
+
+
+def load(folder: str, pool: Pool) -> dict[str, int]:
+    """Load a folder's sessions into a pool. Return the number of each one's next step. An empty folder has none.
+
+    Raises:
+        WeightsFileError: a file is damaged or newer, or doesn't fit the pool.
+        OSError: a file can't be read.
+    """
+    current = os.path.join(folder, _CURRENT)
+    if not os.path.exists(current):
+        return {}
+    with files.reading(current, " is damaged"):
+        with open(current, encoding="utf-8") as file:
+            found = json.load(file)
+        if found["version"] != _VERSION or not _NAME.fullmatch(found["folder"]):
+            raise WeightsFileError(f"{current} is newer than this fusedlstm, or damaged")
+    own = os.path.join(folder, found["folder"])
+    path = os.path.join(own, _NUMBERS)
+    with files.reading(path, " is damaged"):
+        with open(path, encoding="utf-8") as file:
+            numbers: dict[str, int] = json.load(file)
+        if not all(type(number) is int and number > 0 for number in numbers.values()):
+            raise ValueError("a number is not one")
+    pool.load(own)
+    if set(pool.keys) != numbers.keys():
+        raise WeightsFileError(f"{path} is damaged: its keys are not those of {own}")
+    return numbers
