@@ -12,7 +12,7 @@ from fusedlstm import LSTMCell, LSTMWeights, frames
 from fusedlstm.frames import Status
 from fusedlstm.ray.serve import Limits, LocalPool, app_of
 
-from support.asgi import Closed, WebSocket, lifespan, request
+from support.asgi import ClosedError, WebSocket, lifespan, request
 
 WEIGHTS = LSTMWeights.random(3, 4, seed=0)
 OPTIONS = {"backend": "numpy", "batch_invariant": True, "threads": 1}
@@ -174,7 +174,7 @@ def test_bad_messages_close_with_a_reason():
     async def play(app):
         for content, code, says in BAD_MESSAGES:
             socket = WebSocket(app)
-            with pytest.raises(Closed) as raised:
+            with pytest.raises(ClosedError) as raised:
                 await socket.ask(content)
             assert raised.value.args[0] == code
             assert says in raised.value.args[1], raised.value.args
@@ -193,7 +193,7 @@ async def batter(app, rng, count):
         json.dumps({"open": ["a"]}).encode(),
         json.dumps({"close": [5]}).encode(),
     ]
-    closed = 0
+    codes = []
     for _ in range(count):
         data = bytearray(good[rng.integers(len(good))])
         for _ in range(rng.integers(1, 4)):
@@ -202,15 +202,14 @@ async def batter(app, rng, count):
         junk = bytes(cut) if rng.random() < 0.8 else rng.bytes(rng.integers(3000))
         try:
             await socket.ask(junk if rng.random() < 0.6 else junk.decode("latin-1"))
-        except Closed as error:
-            assert error.args[0] in (1007, 1009)
-            assert error.args[1]
-            closed += 1
+        except ClosedError as error:
+            codes.append(error.args)
             socket = WebSocket(app)
         status, _, _ = await request(app, "POST", "/sessions/a/steps", junk)
         assert status in (200, 400, 409, 410, 413)
     await socket.close()
-    return closed, app.state.service.stats()
+    assert all(code in (1007, 1009) and reason for code, reason in codes)
+    return len(codes), app.state.service.stats()
 
 
 def test_random_messages_are_refused():

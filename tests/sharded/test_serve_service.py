@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
-from fusedlstm import LSTMState, LSTMWeights, PoolFullError, StackedWeights, WeightsFileError
+from fusedlstm import LSTMWeights, PoolFullError, StackedWeights, WeightsFileError
 from fusedlstm.frames import Status
 from fusedlstm.ray import LateShardsError, SessionsLostError
 from fusedlstm.ray.serve import Limits, LocalPool
@@ -158,7 +158,9 @@ def test_late_sessions_are_busy():
         await asyncio.sleep(0)
         assert await step("a", 1) == ("REPEATED", 2)
         assert await step("a", 2) == ("OK", 3)
-        pool.script = [("read", "later", LateShardsError(None, np.zeros(1, np.bool_), [0], failing(lost(back={"a": 2})), 1))]
+        pool.script = [
+            ("read", "later", LateShardsError(None, np.zeros(1, np.bool_), [0], failing(lost(back={"a": 2})), 1))
+        ]
         assert await step("a", 2) == ("FAILED", 3)
         await asyncio.sleep(0.1)
         assert await step("a", 3) == ("WENT_BACK", 1)

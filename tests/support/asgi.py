@@ -5,7 +5,7 @@ import contextlib
 import json
 
 
-class Closed(Exception):
+class ClosedError(Exception):
     """The app closed a WebSocket: (code, reason)."""
 
 
@@ -50,7 +50,7 @@ async def request(app, method, path, body=b"", chunk=2**16):
 
 
 class WebSocket:
-    """A connection. `send` takes a str or bytes; `receive` returns one, or raises Closed.
+    """A connection. `send` takes a str or bytes; `receive` returns one, or raises ClosedError.
 
     Attributes:
         reads: clear it, and the app's sends wait until it is set.
@@ -82,7 +82,7 @@ class WebSocket:
             message = await asyncio.wait_for(self._sent.get(), 30)
             if message["type"] == "websocket.close":
                 await self._running
-                raise Closed(message["code"], message["reason"])
+                raise ClosedError(message["code"], message["reason"])
             if message["type"] == "websocket.send":
                 return message.get("text") if message.get("bytes") is None else message["bytes"]
 
