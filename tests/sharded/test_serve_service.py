@@ -199,6 +199,23 @@ def test_idle_sessions_are_closed():
     run(play, idle_seconds=20)
 
 
+def test_many_sessions_open_at_once():
+    """This takes long if any work is done for each key and all others."""
+
+    async def play(service, step):
+        keys = [str(k) for k in range(20_000)]
+        assert await service.open(keys) == [True] * len(keys)
+        assert await service.open(keys) == [False] * len(keys)
+        handles, numbers = service.find(keys)
+        message = service.submit(handles, numbers, np.ones((len(keys), 3), np.float32))
+        await message.done
+        assert (message.status == Status.OK).all()
+        await service.close(keys)
+        assert service.stats()["sessions"] == 0
+
+    run(play, ScriptedPool(20_000), max_waiting_rows=20_000)
+
+
 def test_slots_and_handles_are_used_again():
     sessions = OpenSessions(3)
     seen = set()

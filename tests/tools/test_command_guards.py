@@ -20,7 +20,6 @@ from fusedlstm.cli import convert as converting
 from fusedlstm.cli import main as command_line
 from fusedlstm.cli import run as running
 from fusedlstm.cli import selftest as testing
-from fusedlstm.cli import serve as serving
 from fusedlstm.cli.demo import digits
 
 from support import real_nvrtc
@@ -67,7 +66,6 @@ COMMANDS = {
     "selftest": lambda folder: ["selftest", "--backend", "numpy", "--dtype", "float64"],
     "compile": lambda folder: ["compile", str(folder / "w"), "--arch", "90", "--cache", str(folder / "kernels")],
     "tune": lambda folder: ["tune", "--forget"],
-    "serve": lambda folder: ["serve", str(folder / "w")],
 }
 WITH_FILES = ("run", "convert")
 
@@ -391,7 +389,6 @@ WORK = {
     "selftest": (testing, "checks_on"),
     "compile": (compiling, "load_weights"),
     "tune": (command_line.select, "forget_times"),
-    "serve": (serving, "load_weights"),
 }
 
 

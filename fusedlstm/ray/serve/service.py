@@ -129,7 +129,8 @@ class Service:
             if call is not None:
                 await self._answer(call)
             self._sessions.used[self._sessions.slots(filter(self._sessions.__contains__, keys))] = self._loop.time()
-            return [key in set(new) for key in keys]
+            fresh = set(new)
+            return [key in fresh for key in keys]
         raise PoolFullError("shards are restarting: try again")
 
     async def close(self, keys: Sequence[str]) -> None:
