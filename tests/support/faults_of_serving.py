@@ -55,8 +55,8 @@ ROWS = [
     (
         "waiting",
         "a session is twice in a tick",
-        "        return is_first | (slots == NONE)",
-        "        return is_first | True",
+        "found: NumpyArray = is_first | (slots == NONE)",
+        "found: NumpyArray = is_first | True",
     ),
     ("waiting", "a session is in a tick again", " & (self._taken_in[slots] != self._tick)", ""),
     ("waiting", "rows that wait longer lose their order", "extendleft(reversed(later))", "extendleft(later)"),

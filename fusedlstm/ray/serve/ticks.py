@@ -111,8 +111,10 @@ class Ticks:
         batch = self._waiting.take(self._limits.max_rows, self._sessions)
         calls: list[Coroutine[Any, Any, None]] = []
         rows = np.arange(len(batch))
-        for _ in range(_ATTEMPTS):
+        attempts = 0
+        while len(rows) and attempts < _ATTEMPTS:
             rows = self._send(batch, rows, calls)
+            attempts += 1
         batch.settle(rows, Status.BUSY, self._next(self._sessions.find(batch.handles[rows])), None)
         if calls:
             self.ticks += 1
@@ -148,7 +150,8 @@ class Ticks:
                 if not self._call(_Rows(batch, rows[chosen], sequence[chosen], kind), slots[chosen], calls):
                     break  # the call only reported news, which may be about any session
                 left &= ~chosen
-        return rows[left]
+        again: NumpyArray = rows[left]
+        return again
 
     def _status(
         self, slots: NumpyArray, deadlines: NumpyArray, given: NumpyArray, sequence: NumpyArray, after: NumpyArray

@@ -129,6 +129,7 @@ class Waiting:
         """Return whether each row is the first of its session in this tick. Rows without a session always are."""
         rows = np.arange(len(slots))
         self._row_of[slots[::-1]] = rows[::-1]  # of several, the last assignment stays
-        is_first: NumpyArray = (self._row_of[slots] == rows) & (self._taken_in[slots] != self._tick)
+        is_first = (self._row_of[slots] == rows) & (self._taken_in[slots] != self._tick)
         self._taken_in[slots[is_first]] = self._tick
-        return is_first | (slots == NONE)
+        found: NumpyArray = is_first | (slots == NONE)
+        return found
