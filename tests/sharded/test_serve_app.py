@@ -220,6 +220,22 @@ def test_random_messages_are_refused():
     assert stats["sessions"] < 10
 
 
+def test_large_messages_are_refused():
+    """Send 1,000 each that are too long, have too many rows, or were cut."""
+
+    async def play(app):
+        frame = frames.encode_request(1, range(30), range(30), np.zeros((30, 3)))
+        for wanted, contents in ((1009, [bytes(2001), " " * 2001, frame]), (1007, [frame[:-1], frame[:17]])):
+            for content in contents * (1000 // len(contents)):
+                socket = WebSocket(app)
+                with pytest.raises(ClosedError) as raised:
+                    await socket.ask(content)
+                assert raised.value.args[0] == wanted
+        assert app.state.service.stats()["rows"] == 0
+
+    run(play, max_message_bytes=2000, max_waiting_rows=20)
+
+
 def test_too_many_rows_are_busy():
     """Rows beyond the limit are told at once, and the others are stepped."""
 

@@ -271,6 +271,24 @@ def test_drained_service_goes_on_elsewhere(tmp_path):
     assert len(list(tmp_path.glob("sessions/sessions-*"))) == 1
 
 
+def test_folders_that_were_loaded_before_are_old(tmp_path):
+    """A service that loaded them may have stepped them, and failed before it saved."""
+    folder = str(tmp_path)
+    drained(LocalPool(WEIGHTS, 4, **INVARIANT), folder, lambda s: step_all(s, ["a"], 3))
+    saves.load(folder, LocalPool(WEIGHTS, 4, **INVARIANT))
+
+    async def play(service):
+        told = []
+        for number in (9, 0, 0):
+            message = service.submit(service.find(["a"])[0], np.array([number]), X)
+            await message.done
+            told.append((message.status[0], message.next[0]))
+        return told
+
+    told, _ = drained(LocalPool(WEIGHTS, 4, **INVARIANT), folder, play)
+    assert told == [(Status.WENT_BACK, 4), (Status.WENT_BACK, 4), (Status.OK, 5)]
+
+
 def test_drain_finishes_waiting_rows():
     async def play(service):
         await service.open(["a"])
@@ -289,8 +307,8 @@ def test_damaged_folders_are_refused(tmp_path):
     current, (numbers,) = tmp_path / "current.json", tmp_path.glob("sessions-*/next.json")
     for path, content in (
         (current, "{"),
-        (current, json.dumps({"version": 2, "folder": "sessions-0123456789abcdef"})),
-        (current, json.dumps({"version": 1, "folder": "../elsewhere"})),
+        (current, json.dumps({"version": 2, "folder": "sessions-0123456789abcdef", "loaded": False})),
+        (current, json.dumps({"version": 1, "folder": "../elsewhere", "loaded": False})),
         (numbers, json.dumps({"a": 1})),
         (numbers, json.dumps({"a": 1, "b": 0})),
         (numbers, json.dumps([1, 2])),
@@ -300,7 +318,8 @@ def test_damaged_folders_are_refused(tmp_path):
         with pytest.raises(WeightsFileError, match=path.name):
             saves.load(folder, LocalPool(WEIGHTS, 4, **INVARIANT))
         path.write_text(kept)
-    assert saves.load(folder, LocalPool(WEIGHTS, 4, **INVARIANT)) == {"a": 2, "b": 2}
+    for is_old in (False, True):
+        assert saves.load(folder, LocalPool(WEIGHTS, 4, **INVARIANT)) == ({"a": 2, "b": 2}, is_old)
 
 
 @pytest.mark.nightly
@@ -319,7 +338,7 @@ def test_killed_saves_leave_old_or_new(tmp_path):
     for k in range(30):
         kill_while_saving(save_both, k / 1000)
         pool = LocalPool(WEIGHTS, 4, **INVARIANT)
-        number = saves.load(str(tmp_path), pool)["a"]
+        number = saves.load(str(tmp_path), pool)[0]["a"]
         asyncio.run(compared(pool, number))
 
 

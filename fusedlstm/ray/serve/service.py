@@ -66,15 +66,20 @@ class Service:
     async def start(self) -> None:
         """Load the folder's sessions, if there are any, and prepare the pool for its largest tick.
 
+        If another service has loaded the folder before, and failed since, the sessions went back by as many steps as
+        that did. Clients are told.
+
         Raises:
             OSError, WeightsFileError: the folder can't be read, or doesn't fit the weights or the capacity.
         """
-        prepare = getattr(self._pool, "prepare", None)
+        prepare = getattr(self._pool.aio, "prepare", None)
         if prepare is not None:
-            await asyncio.to_thread(prepare, min(self.limits.max_rows, self._pool.capacity))
+            await prepare(min(self.limits.max_rows, self._pool.capacity))
         if self._folder is not None:
-            found = await asyncio.to_thread(saved.load, self._folder, self._pool)
+            found, is_old = await asyncio.to_thread(saved.load, self._folder, self._pool)
             self._sessions.add(list(found), self._loop.time(), found.values())
+            if is_old:
+                self._sessions.go_back(dict.fromkeys(found, 0))
         self._idle = self._loop.create_task(self._close_idle())
 
     def _keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -203,6 +208,9 @@ class Service:
             await asyncio.wait({*self._tasks, self._idle})
             if self._folder is not None:
                 await self._save(self._folder)
+        except Exception as error:
+            log.warning("the sessions were not saved: %s", error)
+            raise
         finally:
             self.drained.set()
 
