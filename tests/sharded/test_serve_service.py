@@ -27,7 +27,7 @@ class ScriptedPool(LocalPool):
 
     def __init__(self, capacity=4, weights=WEIGHTS):
         super().__init__(weights, capacity, **INVARIANT)
-        self.script = []  # pairs: a call's name, and the error that it raises at once or when it is awaited
+        self.script = []  # a call's name, and the error that it raises at once or later, or what it returns instead
 
     @property
     def aio(self):
@@ -41,6 +41,8 @@ class ScriptedPool(LocalPool):
                     _, when, error = pool.script.pop(0)
                     if when == "at once":
                         raise error
+                    if when == "instead":
+                        return error
                     getattr(calls, name)(*arguments)
                     return failing(error)
 
@@ -166,6 +168,31 @@ def test_late_sessions_are_busy():
         assert await step("a", 3) == ("WENT_BACK", 1)
 
     run(play, pool)
+
+
+class SlowCall:
+    """A call like a ShardedPool's, of a shard that dies after the caller's time."""
+
+    def __init__(self):
+        self.waited = []
+
+    async def within(self, seconds):
+        self.waited.append(seconds)
+        raise LateShardsError(None, np.zeros(1, np.bool_), [0], failing(lost(gone=["a"])), seconds)
+
+
+def test_calls_wait_as_long_as_the_limit_says():
+    pool, call = ScriptedPool(), SlowCall()
+
+    async def play(service, step):
+        await service.open(["a"])
+        pool.script = [("step", "instead", call)]
+        assert await step("a", 1) == ("FAILED", 2)
+        await asyncio.sleep(0.1)
+        assert await step("a", 1) == ("NOT_OPEN", 0)
+
+    run(play, pool, answer_seconds=0.5)
+    assert call.waited == [0.5]
 
 
 def test_deadlines_and_full_ticks():

@@ -13,6 +13,7 @@ from fusedlstm.ray.errors import LateShardsError, SessionsLostError
 from fusedlstm.ray.serve import saved
 from fusedlstm.ray.serve.messages import Message
 from fusedlstm.ray.serve.open_sessions import NONE, OpenSessions
+from fusedlstm.ray.serve.sender import Sender, within
 from fusedlstm.ray.serve.ticks import Ticks
 from fusedlstm.validation.arguments import fail
 from fusedlstm.validation.weights import as_layers
@@ -58,7 +59,8 @@ class Service:
         self._pool, self._folder = pool, folder
         self._loop = asyncio.get_running_loop()
         self._sessions = OpenSessions(2 * pool.capacity)  # those that are lost count until the pool says so
-        self._ticks = Ticks(pool, self._sessions, limits, self._hear)
+        self._sender = Sender(pool, self._sessions, self._hear, limits.answer_seconds)
+        self._ticks = Ticks(self._sender, self._sessions, limits)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._heard = 0
         self._gone = {"lost": 0, "idle": 0}
@@ -102,8 +104,8 @@ class Service:
             "sessions": len(self._sessions),
             "capacity": self._pool.capacity,
             "waiting_rows": self._ticks.waiting,
-            "ticks": self._ticks.ticks,
-            "rows": self._ticks.rows,
+            "ticks": self._ticks.count,
+            "rows": self._sender.rows,
             "lost_sessions": self._gone["lost"],
             "idle_sessions": self._gone["idle"],
             "draining": self.is_draining,
@@ -151,7 +153,7 @@ class Service:
     async def _answer(self, call: Awaitable[None]) -> None:
         """Wait for an `open` or `close`, and hear what it reports. A late one goes on, as later calls follow it."""
         try:
-            await call
+            await within(call, self.limits.answer_seconds)
         except SessionsLostError as error:
             self._hear(error)
         except LateShardsError as error:
@@ -186,7 +188,7 @@ class Service:
         deadline = {} if deadline_ms == 0 else {"deadline": self._loop.time() + deadline_ms / 1000}
         message = Message(handles, sequence, x, self.width, **deadline)
         if self.is_draining:
-            self._ticks.refuse(message, np.arange(len(message)))
+            self._sender.refuse(message, np.arange(len(message)))
         else:
             self._ticks.add(message)
         return message
