@@ -221,4 +221,4 @@ class Sender:
 def within(call: Awaitable[Any], seconds: float) -> Awaitable[Any]:
     """Return what waits for a call of a pool. After these seconds, it raises LateShardsError, if the call can."""
     wait = getattr(call, "within", None)
-    return call if wait is None else wait(seconds)  # type: ignore[no-any-return]
+    return call if wait is None else wait(seconds)

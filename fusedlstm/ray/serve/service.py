@@ -167,7 +167,7 @@ class Service:
             if unused:
                 self._gone["idle"] += len(unused)
                 try:
-                    await self._close(unused)
+                    await self.close(unused)
                 except Exception as error:
                     log.warning("%d unused sessions were not closed: %s", len(unused), error)
 
