@@ -1,0 +1,142 @@
+"""The service's WebSocket: one connection steps many sessions with binary frames, and opens and closes them with JSON.
+
+{"open": [key, ...]}        {"opened": [[key, handle, next], ...]}, also for sessions that are open
+{"close": [handle, ...]}    {"closed": the number of sessions}
+a frame, see `fusedlstm.frames`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from starlette.websockets import WebSocketDisconnect
+
+from fusedlstm import frames
+from fusedlstm.errors import PoolFullError
+from fusedlstm.ray.serve.http import BadRequestError, check_key, parse
+from fusedlstm.ray.serve.service import DrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from starlette.websockets import WebSocket
+
+    from fusedlstm.ray.serve.messages import Message
+    from fusedlstm.ray.serve.service import Service
+
+_MALFORMED, _TOO_LARGE, _RESTARTS = 1007, 1009, 1012  # codes with which a WebSocket is closed
+_MOST_UNANSWERED = 64  # messages of a connection. Then it is not read until one is answered
+_MOST_REASON = 120  # bytes
+
+
+class TooLargeError(ValueError):
+    """A message is too large."""
+
+
+async def stream(websocket: WebSocket) -> None:
+    """Serve one connection until it is closed."""
+    await websocket.accept()
+    await _Connection(websocket, websocket.app.state.service).run()
+
+
+class _Connection:
+    def __init__(self, websocket: WebSocket, service: Service) -> None:
+        self._websocket, self._service = websocket, service
+        self._unanswered: set[asyncio.Task[None]] = set()
+        self._sending = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Take messages. Close with a code and a reason at the first that is malformed or too large."""
+        ending = asyncio.create_task(self._end_when_drained(asyncio.current_task()))
+        try:
+            while True:
+                await self._take(await self._websocket.receive())
+        except (BadRequestError, frames.FrameError) as error:
+            await self._close(_MALFORMED, str(error))
+        except TooLargeError as error:
+            await self._close(_TOO_LARGE, str(error))
+        except (WebSocketDisconnect, asyncio.CancelledError):  # it was closed, by the client or by `ending`
+            pass
+        finally:
+            ending.cancel()
+
+    async def _end_when_drained(self, run: asyncio.Task[Any] | None) -> None:
+        await self._service.drained.wait()
+        if self._unanswered:
+            await asyncio.wait(self._unanswered)
+        await self._close(_RESTARTS, "the service is ending")
+        if run is not None:
+            run.cancel()
+
+    async def _close(self, code: int, reason: str) -> None:
+        try:
+            async with self._sending:
+                await self._websocket.close(code, reason.encode()[:_MOST_REASON].decode(errors="ignore"))
+        except (RuntimeError, OSError, WebSocketDisconnect):  # the client was faster
+            pass
+
+    async def _take(self, received: dict[str, Any]) -> None:
+        if received["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(received.get("code") or 1005)
+        data = received.get("bytes")
+        content: str | bytes = (received.get("text") or "") if data is None else data
+        if len(content) > self._service.limits.max_message_bytes:
+            raise TooLargeError(f"wanted at most {self._service.limits.max_message_bytes} bytes; got {len(content)}")
+        if isinstance(content, str):
+            await self._control(parse(content))
+        else:
+            self._step(content)
+        if len(self._unanswered) >= _MOST_UNANSWERED:
+            await asyncio.wait(self._unanswered, return_when=asyncio.FIRST_COMPLETED)
+
+    def _step(self, data: bytes) -> None:
+        service = self._service
+        request = frames.decode_request(data, service.input_size)
+        if len(request.handles) > service.limits.max_waiting_rows:
+            raise TooLargeError(f"wanted at most {service.limits.max_waiting_rows} rows; got {len(request.handles)}")
+        message = service.submit(request.handles, request.sequence, request.x, request.deadline_ms)
+        self._keep(self._answer(message, request.message_id))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._unanswered.add(task)
+        task.add_done_callback(self._unanswered.discard)
+
+    async def _answer(self, message: Message, message_id: int) -> None:
+        await message.done
+        await self._send("bytes", frames.encode_reply(message_id, message.status, message.next, message.h))
+
+    async def _send(self, kind: str, content: str | bytes) -> None:
+        try:
+            async with self._sending:
+                await self._websocket.send({"type": "websocket.send", kind: content})
+        except (RuntimeError, OSError, WebSocketDisconnect):  # the client has gone away
+            pass
+
+    async def _control(self, wanted: dict[str, Any]) -> None:
+        if len(wanted) != 1 or not isinstance(next(iter(wanted.values())), list):
+            raise BadRequestError('wanted {"open": [keys]} or {"close": [handles]}')
+        [(name, values)] = wanted.items()
+        if name == "open":
+            await self._open([check_key(key) for key in values])
+        elif name == "close":
+            if not all(type(handle) is int and 0 <= handle < 2**64 for handle in values):
+                raise BadRequestError("close: wanted handles")
+            keys = self._service.keys_of(np.array(values, np.uint64))
+            await self._service.close(keys)
+            await self._send("text", json.dumps({"closed": len(keys)}))
+        else:
+            raise BadRequestError(f"wanted open or close; got {name[:20]!r}")
+
+    async def _open(self, keys: list[str]) -> None:
+        try:
+            await self._service.open(keys)
+        except (PoolFullError, DrainingError) as error:
+            await self._send("text", json.dumps({"error": str(error), "retry_after": 1}))
+            return
+        handles, after = self._service.find(keys)
+        opened = list(zip(keys, handles.tolist(), after.tolist(), strict=True))
+        await self._send("text", json.dumps({"opened": opened}))
