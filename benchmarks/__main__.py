@@ -1,4 +1,4 @@
-"""The command line: python -m benchmarks compare, report RESULTS.json..., keep, predictions, host, and training."""
+"""The command line: python -m benchmarks compare, report RESULTS.json..., keep, predictions, host, and others."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 
 from benchmarks import compare, host_time, keep, predictions, report, training
 from benchmarks.runs import ResultsError
+from benchmarks.serving import measure as serving
+from benchmarks.serving.load import SERVICES
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command, and return its exit status: 0, 1 for a failure, 2 for a wrong command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Results of the benchmark suite.")
-    commands = parser.add_subparsers(required=True, metavar="{compare,report,keep,predictions,host,training}")
+    commands = parser.add_subparsers(required=True, metavar="{compare,report,keep,predictions,host,training,serving}")
     command = commands.add_parser(
         "compare",
         help="time fusedlstm and the other libraries, and say which is faster",
@@ -61,6 +63,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.add_argument("result", metavar="RESULT.json", nargs="?", type=Path, help="a file to write")
     command.set_defaults(work=lambda options: training.measure(options.result))
+    command = commands.add_parser(
+        "serving",
+        help="the load that a service takes",
+        description="Step 10,000 sessions over 50 WebSockets at rising rates, until the service doesn't keep up, on "
+        "Ray Serve and without it. The times at which messages are sent are fixed beforehand.",
+    )
+    command.add_argument("result", metavar="RESULT.json", nargs="?", type=Path, help="a file to write")
+    command.add_argument("--quick", action="store_true", help="20 sessions at two rates, to try it")
+    command.add_argument("--only", choices=SERVICES, nargs="+", default=SERVICES, help="some of the services")
+    command.set_defaults(work=lambda options: serving.measure(options.result, options.only, quick=options.quick))
     options, more = parser.parse_known_args(argv)
     if more and "rounds" not in options:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
