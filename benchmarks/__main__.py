@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import compare, host_time, keep, predictions, report, training
+from benchmarks import compare, host_time, keep, million, predictions, report, training
 from benchmarks.runs import ResultsError
 from benchmarks.serving import measure as serving
 from benchmarks.serving.load import SERVICES
@@ -15,7 +15,7 @@ from benchmarks.serving.load import SERVICES
 def main(argv: list[str] | None = None) -> int:
     """Run a command, and return its exit status: 0, 1 for a failure, 2 for a wrong command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Results of the benchmark suite.")
-    commands = parser.add_subparsers(required=True, metavar="{compare,report,keep,predictions,host,training,serving}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "compare",
         help="time fusedlstm and the other libraries, and say which is faster",
@@ -73,6 +73,13 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--quick", action="store_true", help="20 sessions at two rates, to try it")
     command.add_argument("--only", choices=SERVICES, nargs="+", default=SERVICES, help="some of the services")
     command.set_defaults(work=lambda options: serving.measure(options.result, options.only, quick=options.quick))
+    command = commands.add_parser(
+        "million",
+        help="the memory and time that a million sessions take",
+        description="Measure the tables of keys, the states, steps and a save of a million sessions. It takes 5 GB.",
+    )
+    command.add_argument("result", metavar="RESULT.json", nargs="?", type=Path, help="a file to write")
+    command.set_defaults(work=lambda options: million.measure(options.result))
     options, more = parser.parse_known_args(argv)
     if more and "rounds" not in options:
         parser.error(f"unrecognized arguments: {' '.join(more)}")

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import million
 from benchmarks.serving.load import FULL, QUICK, SERVICES, Load, Result
 from fusedlstm import LSTMWeights, frames
 
@@ -94,3 +97,15 @@ def test_sockets_take_turns():
 def test_service_that_does_not_keep_up(changes, is_broken):
     result = Result(100.0, 99.0, 990.0, 0.1, 0.2, 2.0, 10.0, 0, 0.0)
     assert result._replace(**changes).is_broken == is_broken
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this needs /proc")
+def test_a_million_sessions_are_measured(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setattr(million, "FEW", 100)
+    about, *rows = million.measure(tmp_path / "result.json", (million.Size(3000, 16, 8),))
+    assert re.search(r" cores, \d{4}-\d\d-\d\d, load average \[", about)
+    found = {row["what"]: row["value"] for row in json.loads((tmp_path / "result.json").read_text())["rows"]}
+    assert len(found) == len(rows) == 8
+    assert found["N = 8, float32: states, bytes a session"] == 2 * 8 * 4
+    assert found["N = 8, float32: the file"] > 3000 * 2 * 8 * 4
