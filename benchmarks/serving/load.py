@@ -22,7 +22,8 @@ class Load(NamedTuple):
 
     Args:
         sockets: WebSockets.
-        rows: sessions of each, and rows of a message.
+        rows: rows of a message.
+        groups: each socket has so many groups of `rows` sessions. Its messages step one group after the other.
         size: I and N.
         rates: messages a second, of all sockets together, in rising order.
         seconds: how long each rate lasts.
@@ -30,6 +31,7 @@ class Load(NamedTuple):
 
     sockets: int = 50
     rows: int = 200
+    groups: int = 1
     size: int = 128
     rates: tuple[float, ...] = (25, 50, 100, 150, 200, 300, 400, 600, 800)
     seconds: float = 10.0
@@ -47,7 +49,7 @@ class Load(NamedTuple):
     @property
     def sessions(self) -> int:
         """How many there are."""
-        return self.sockets * self.rows
+        return self.sockets * self.groups * self.rows
 
     @property
     def weights(self) -> LSTMWeights:

@@ -70,12 +70,14 @@ def results(name: str, load: Load) -> Iterator[Result]:
         raise OSError(f"the client of {name!r} failed")
 
 
-def measure(result: Path | None, names: Sequence[str] = SERVICES, *, quick: bool = False) -> Iterator[str]:
+def measure(
+    result: Path | None, names: Sequence[str] = SERVICES, *, groups: int = 1, quick: bool = False
+) -> Iterator[str]:
     """Put each service under load, and yield the lines of a table. Write it to `result`, too."""
-    load = QUICK if quick else FULL
+    load = (QUICK if quick else FULL)._replace(groups=groups)
     found = []
     yield (
-        f"{load.sessions} sessions, {load.sockets} WebSockets, {load.rows} rows a message, I = N = {load.size}, "
+        f"{load.sessions:,} sessions, {load.sockets} WebSockets, {load.rows} rows a message, I = N = {load.size}, "
         f"{load.seconds:g} s a rate; {machine.cpu_model()}, {machine.cores()} cores, {machine.when()['date']}"
     )
     yield TITLE

@@ -106,6 +106,6 @@ def test_a_million_sessions_are_measured(tmp_path, monkeypatch):
     about, *rows = million.measure(tmp_path / "result.json", (million.Size(3000, 16, 8),))
     assert re.search(r" cores, \d{4}-\d\d-\d\d, load average \[", about)
     found = {row["what"]: row["value"] for row in json.loads((tmp_path / "result.json").read_text())["rows"]}
-    assert len(found) == len(rows) == 8
+    assert len(found) == len(rows) == 10
     assert found["N = 8, float32: states, bytes a session"] == 2 * 8 * 4
     assert found["N = 8, float32: the file"] > 3000 * 2 * 8 * 4
