@@ -20,13 +20,14 @@ class Fault:
     what: str
     old: str
     new: str
+    package: str = PACKAGE
 
     def __str__(self):
         return f"{self.module}: {self.what}"
 
     def source(self):
         """Return the module's source with the mistake in it."""
-        text = inspect.getsource(importlib.import_module(f"{PACKAGE}.{self.module}"))
+        text = inspect.getsource(importlib.import_module(f"{self.package}.{self.module}"))
         if text.count(self.old) != 1:
             raise ValueError(f"{self}: {self.old!r} occurs {text.count(self.old)} times, not once")
         return text.replace(self.old, self.new)
@@ -35,14 +36,14 @@ class Fault:
 @contextlib.contextmanager
 def planted(fault):
     """Run a module's changed source in its place, also where other modules have imported its names."""
-    module = importlib.import_module(f"{PACKAGE}.{fault.module}")
+    module = importlib.import_module(f"{fault.package}.{fault.module}")
     before = dict(vars(module))
     changed = dict(before)
     exec(compile(fault.source(), module.__file__, "exec"), changed)
     users = [
         (user, name, value)
         for user in list(sys.modules.values())
-        if getattr(user, "__name__", "").startswith(PACKAGE)
+        if getattr(user, "__name__", "").startswith(fault.package)
         for name, value in list(vars(user).items())
         if callable(value) and getattr(value, "__module__", None) == module.__name__
     ]

@@ -126,11 +126,9 @@ class Ticks:
         task.add_done_callback(self._tasks.discard)
 
     async def _wait_for(self, calls: list[Coroutine[Any, Any, None]]) -> None:
-        try:
-            await asyncio.gather(*calls)
-        finally:
-            self._sent -= 1
-            self._go()
+        await asyncio.gather(*calls)
+        self._sent -= 1
+        self._go()
 
     def _next(self, slots: NumpyArray) -> NumpyArray:
         return np.where(slots == NONE, 0, self._sessions.next[slots])

@@ -1,0 +1,107 @@
+"""build: the application of Ray Serve, with its pool, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+from ray.serve.config import BackpressureConfig
+
+from fusedlstm import log
+from fusedlstm.ray.serve.app import app_of
+from fusedlstm.ray.serve.limits import Limits
+from fusedlstm.ray.sharded_pool import ShardedPool
+from fusedlstm.stacked import load_weights
+from fusedlstm.validation.arguments import check_path, check_size
+
+if TYPE_CHECKING:
+    from fusedlstm.validation.arguments import AnyPath
+
+_LOOK_EVERY = 0.5  # seconds
+_END = 60.0  # the seconds in which a service must have ended. Then Serve kills it
+
+
+def build(
+    weights: Any,
+    *,
+    shards: int,
+    capacity: int,
+    limits: Limits = Limits(),  # noqa: B008 (it is immutable)
+    folder: AnyPath | None = None,
+    max_connections: int = 1000,
+    **options: Any,
+) -> serve.Application:
+    """Return the application of a service, for `ray.serve.run`.
+
+    It has one replica, which owns a ShardedPool. When it ends, by a redeploy or `ray.serve.delete`, it takes nothing
+    new, finishes the rows that it has, saves its sessions, and closes its WebSockets. The next one loads them.
+
+    Args:
+        weights: LSTMWeights, StackedWeights, or the path of their file, which the replica's machine must have.
+        shards: the number of shards.
+        capacity: the number of sessions that each can hold.
+        limits: how to gather rows, and what to refuse.
+        folder: where sessions are saved when the service ends, and loaded from when it starts. All machines on which
+            the replica may run must share it. None loses them.
+        max_connections: the most requests and WebSockets at the same time. As many more wait, and others get 429.
+        options: more options of the ShardedPool, such as `num_gpus` and `snapshot`.
+
+    Raises:
+        TypeError: an argument has the wrong kind.
+        ValueError: a number is too small.
+    """
+    path = None if folder is None else os.path.abspath(check_path("folder", folder))
+    most = check_size("max_connections", max_connections, 1)
+    if isinstance(weights, (str, bytes, os.PathLike)):
+        weights = os.path.abspath(check_path("weights", weights))
+
+    def make_pool() -> ShardedPool:
+        loaded = load_weights(weights) if isinstance(weights, str) else weights
+        return ShardedPool(loaded, shards=shards, capacity=capacity, **options)
+
+    def make_app() -> Any:
+        return app_of(make_pool, limits, path)
+
+    deployment = serve.deployment(
+        name="sessions",
+        num_replicas=1,
+        max_ongoing_requests=most,
+        max_queued_requests=most,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        graceful_shutdown_timeout_s=_END,
+        graceful_shutdown_wait_loop_s=_LOOK_EVERY,
+    )
+    application: serve.Application = deployment(serve.ingress(make_app)(_Replica)).bind()
+    return application
+
+
+class _Replica:
+    """The replica. Serve waits until all WebSockets are closed before it ends one, so this notices that it must."""
+
+    def __init__(self) -> None:
+        self._watching = asyncio.get_running_loop().create_task(self._drain_when_stopped())
+
+    async def _drain_when_stopped(self) -> None:
+        context = serve.get_replica_context()
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            try:
+                is_stopping = await asyncio.to_thread(_is_stopping, context.app_name, context.deployment)
+            except Exception as error:
+                log.warning("the state of this service is not known: %s", error)
+                continue
+            service = getattr(self.app.state, "service", None)  # type: ignore[attr-defined]
+            if is_stopping and service is not None:
+                await service.drain()
+                return
+
+
+def _is_stopping(app: str, deployment: str) -> bool:
+    """Return whether the only replica of a deployment is being stopped."""
+    found = serve.status().applications.get(app)
+    if found is None or found.status == "DELETING":
+        return found is not None
+    states = found.deployments[deployment].replica_states if deployment in found.deployments else {}
+    return "STOPPING" in states and "RUNNING" not in states

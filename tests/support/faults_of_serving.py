@@ -1,0 +1,105 @@
+"""Mistakes in the service, which random clients must find. A test plants one at a time."""
+
+from support.faults_of_gradients import Fault
+
+# Each row: a module, a description, the old text, the new text.
+ROWS = [
+    ("ticks", "a repeated step is stepped again", "(sequence == after - 1) & (sequence > 0),", "sequence == -1,"),
+    ("ticks", "any number is stepped", "                sequence == after,\n", "                sequence > 0,\n"),
+    ("ticks", "deadlines don't count", "deadlines < self._loop.time()", "deadlines < 0"),
+    (
+        "ticks",
+        "rows without a session are looked up",
+        "                slots == NONE,\n",
+        "                slots == 2**40,\n",
+    ),
+    ("ticks", "the next number doesn't grow", "sessions.next[slots] += is_step", "pass"),
+    (
+        "ticks",
+        "news at a call is not heard",
+        "            self._hear(error)\n            return False",
+        "            return False",
+    ),
+    (
+        "ticks",
+        "news in an answer is not heard",
+        "            self._hear(error)\n            result, delivered",
+        "            result, delivered",
+    ),
+    (
+        "ticks",
+        "late news is not heard",
+        "                self._hear(error)\n                waits = False",
+        "                waits = False",
+    ),
+    (
+        "ticks",
+        "rows are sent after news without another look",
+        "                    break  #",
+        "                    continue  #",
+    ),
+    (
+        "ticks",
+        "rows that were not delivered are OK",
+        "result, delivered = error.result, error.delivered\n        except Late",
+        "result = error.result\n        except Late",
+    ),
+    (
+        "ticks",
+        "late rows are OK",
+        "result, delivered, late = error.result, error.delivered, error.call",
+        "result, late = error.result, error.call",
+    ),
+    ("ticks", "late sessions stay so", "is_late[slots[slots != NONE]] = False", "is_late[slots[slots != NONE]] = True"),
+    ("ticks", "a tick waits for ever", "        self._sent -= 1\n", ""),
+    (
+        "waiting",
+        "a session is twice in a tick",
+        "        return is_first | (slots == NONE)",
+        "        return is_first | True",
+    ),
+    ("waiting", "a session is in a tick again", " & (self._taken_in[slots] != self._tick)", ""),
+    ("waiting", "rows that wait longer lose their order", "extendleft(reversed(later))", "extendleft(later)"),
+    ("waiting", "the rest of a message goes to the end", "appendleft(part._replace", "append(part._replace"),
+    (
+        "waiting",
+        "results go to the message's first rows",
+        "own = part.rows[rows[start:stop] - (end - len(part.rows))]",
+        "own = rows[start:stop] - (end - len(part.rows))",
+    ),
+    ("waiting", "the count of rows is wrong", "self.count -= most - left", "self.count -= most"),
+    ("waiting", "rows without room are lost", "        return rows[room:]", "        return rows[:0]"),
+    (
+        "open_sessions",
+        "handles of closed sessions are good",
+        "(self._handles[slots] == handles) & (handles != 0)",
+        "(self._handles[slots] != 0) & (handles != 0)",
+    ),
+    (
+        "open_sessions",
+        "a new session has the number of an old one",
+        "1 if next_numbers is None else",
+        "self.next[slots] if next_numbers is None else",
+    ),
+    (
+        "open_sessions",
+        "sessions go back one step only",
+        "np.fromiter((changes[key] for key in keys)",
+        "np.fromiter((1 for key in keys)",
+    ),
+    ("open_sessions", "a closed session keeps its handle", "        self._handles[slots] = 0", "        pass"),
+    (
+        "service",
+        "an open's news is not heard",
+        "            self._hear(error)\n        except LateShardsError",
+        "            pass\n        except LateShardsError",
+    ),
+    (
+        "messages",
+        "outputs are those of other rows",
+        "            self.h[rows] = h\n",
+        "            self.h[rows] = h[::-1]\n",
+    ),
+    ("messages", "a message is done too early", "self._left -= len(rows)", "self._left = 0"),
+]
+ALL = [Fault(module, what, old, new, "fusedlstm.ray.serve") for module, what, old, new in ROWS]
