@@ -88,11 +88,11 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     options.more = more
     try:
-        written = options.work(options)
+        for line in options.work(options):
+            print(line, flush=True)
     except (ResultsError, OSError) as error:
         print(f"python -m benchmarks: {error}", file=sys.stderr)
         return 1
-    print(*written, sep="\n")
     return 0
 
 

@@ -10,11 +10,8 @@ Or:    python examples/voice_activity.py --url ws://...:8000/stream, if `fusedls
 import argparse
 import contextlib
 import json
-import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +23,7 @@ from fusedlstm import convert, frames
 RATE, FRAME, CONTEXT = 16_000, 512, 64  # samples: of a second, a frame (32 ms), and the end of the frame before it
 B, SECONDS = 96, 6  # streams, and their length
 SYLLABLE = 0.3  # seconds
+PORT = 8123  # of the service that this starts
 VOWELS = np.array([(730, 1090, 2440), (530, 1840, 2480), (270, 2290, 3010), (570, 840, 2410), (300, 870, 2240)])  # Hz
 rng = np.random.default_rng(0)
 
@@ -90,17 +88,19 @@ def streams():
 
 @contextlib.contextmanager
 def service():
-    """Start a service of two shards, give its URL, and end it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "vad.safetensors")
-        weights.save(path)
-        command = [sys.executable, "-m", "fusedlstm", "serve", str(path), "--shards", "2", "--port", "8123"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                assert "8123" in process.stdout.readline(), "the service didn't start"
-                yield "ws://127.0.0.1:8123/stream"
-            finally:
-                process.terminate()
+    """Start a service of two shards on Ray, give its URL, and end it."""
+    import ray.serve
+
+    from fusedlstm.ray.serve import build
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    try:
+        ray.serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+        ray.serve.run(build(weights, shards=2, capacity=B))
+        yield f"ws://127.0.0.1:{PORT}/stream"
+        ray.serve.shutdown()
+    finally:
+        ray.shutdown()
 
 
 # %% The client: a message has one frame of each stream

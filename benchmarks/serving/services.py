@@ -15,7 +15,7 @@ import uvicorn
 
 from benchmarks.serving.load import LOCAL, SERVE, SHARDED, Load
 from fusedlstm.ray import ShardedPool
-from fusedlstm.ray.serve import LocalPool, app_of
+from fusedlstm.ray.serve import LocalPool, app_of, build
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +64,19 @@ def under_uvicorn(name: str, load: Load) -> None:
         asyncio.run(until_stdin_ends(server, listening))
 
 
+def under_serve(_: str, load: Load) -> None:
+    """Serve the app in a replica of Ray Serve, behind its proxy."""
+    from ray import serve
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(build(load.weights, shards=SHARDS, capacity=load.sessions, options=OPTIONS))
+    print(f"ws://127.0.0.1:{port}/stream", flush=True)
+    sys.stdin.read()
+    serve.shutdown()
+
+
 async def until_stdin_ends(server: uvicorn.Server, listening: socket.socket) -> None:
     """Run a server, and say when it is ready."""
     running = asyncio.create_task(server.serve([listening]))
@@ -79,7 +92,7 @@ async def until_stdin_ends(server: uvicorn.Server, listening: socket.socket) -> 
 def main(name: str, load: Load) -> None:
     """Serve until standard input ends."""
     with ray_started() if name in (SERVE, SHARDED) else contextlib.nullcontext():
-        under_uvicorn(name, load)
+        (under_serve if name == SERVE else under_uvicorn)(name, load)
 
 
 if __name__ == "__main__":
