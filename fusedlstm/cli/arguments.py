@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import fusedlstm
 from fusedlstm.arrays import dtypes
 from fusedlstm.backends import sequence_choice
+from fusedlstm.cli import serve
 from fusedlstm.selftest import arithmetics
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     description = "Step trained LSTMs on GPUs and in NumPy."
     whole = argparse.ArgumentParser(prog="fusedlstm", description=description, parents=[everywhere])
     commands = whole.add_subparsers(
-        required=True, dest="command", metavar="{info,run,bench,convert,demo,selftest,compile,tune}"
+        required=True, dest="command", metavar="{info,run,bench,convert,demo,selftest,compile,tune,serve}"
     )
     add = functools.partial(commands.add_parser, parents=[everywhere])
 
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _add_selftest(add)
     _add_compile(add)
     _add_tune(add)
+    serve.add_command(add, _positive)
     return whole
 
 

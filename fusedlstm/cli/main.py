@@ -1,4 +1,4 @@
-"""The command line: fusedlstm info, run, bench, compile, convert, demo, selftest and tune."""
+"""The command line: fusedlstm info, run, bench, compile, convert, demo, selftest, serve and tune."""
 
 from __future__ import annotations
 
@@ -189,6 +189,12 @@ def _compile(options: argparse.Namespace) -> int:
     )
 
 
+def _serve(options: argparse.Namespace) -> int:
+    from fusedlstm.cli.serve import serve
+
+    return serve(_say, options)
+
+
 def _tune(options: argparse.Namespace) -> int:
     from fusedlstm.cli.tune import tune
 
@@ -246,6 +252,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "selftest": _selftest,
     "compile": _compile,
     "tune": _tune,
+    "serve": _serve,
 }
 
 if __name__ == "__main__":

@@ -9,20 +9,31 @@ from fusedlstm.frames import Status
 
 from support.shaky_pool import INVARIANT, WEIGHTS
 
-I = WEIGHTS.input_size
-
 
 class Model:
-    """Steps each session alone: what every output must equal, bit for bit."""
+    """Steps each session alone: what every output must equal, bit for bit.
 
-    def __init__(self, pool):
-        self.pool, self.cell, self.states = pool, LSTMCell(WEIGHTS, **INVARIANT), {}
+    Attributes:
+        inputs: for the bytes of each input, the handle and the number that its client sent.
+        told: how often clients got each status.
+    """
+
+    def __init__(self, weights=WEIGHTS):
+        self.cell, self.states, self.inputs = LSTMCell(weights, **INVARIANT), {}, {}
         self.told = dict.fromkeys(Status, 0)
 
     def input(self, handle, number):
-        x = np.random.default_rng([handle, number]).normal(size=I).astype(np.float32)
-        self.pool.inputs[x.tobytes()] = handle, number
+        x = np.random.default_rng([handle, number]).normal(size=self.cell.weights.input_size).astype(np.float32)
+        self.inputs[x.tobytes()] = handle, number
         return x
+
+    def rows(self, handles, numbers):
+        """Return the arguments of `submit` for these steps."""
+        pairs = list(zip(np.asarray(handles).tolist(), np.asarray(numbers).tolist(), strict=True))
+        x = np.array([self.input(*pair) for pair in pairs], np.float32).reshape(
+            len(pairs), self.cell.weights.input_size
+        )
+        return np.array(handles, np.uint64), np.array(numbers, np.uint64), x
 
     def output(self, handle, number):
         states = self.states.setdefault(handle, [self.cell.zero_state(1)])
@@ -101,10 +112,9 @@ class Client:
         return rows
 
     def send(self, rows):
-        handles, numbers = np.array([*rows, (3, 1)], np.uint64)[: len(rows)].T
-        x = [self.model.input(int(handle), int(number)) for handle, number in rows]
         deadline = int(self.rng.integers(1, 5)) if self.rng.random() < 0.1 else 0
-        message = self.service.submit(handles, numbers, np.array(x, np.float32).reshape(-1, I), deadline)
+        handles, numbers = [handle for handle, _ in rows], [number for _, number in rows]
+        message = self.service.submit(*self.model.rows(handles, numbers), deadline)
         task = asyncio.ensure_future(self.hear(rows, message))
         self.replies.add(task)
         task.add_done_callback(lambda done: self.replies.discard(done) if done.exception() is None else None)
@@ -133,7 +143,8 @@ async def play(pool, rng, *, clients=4, sessions=5, messages=40, **limits):
 
     service = Service(pool, Limits(**limits))
     await service.start()
-    model = Model(pool)
+    model = Model()
+    pool.inputs = model.inputs
     keys = [[f"{client}/{k}" for k in range(sessions)] for client in range(clients)]
     seeds = rng.integers(2**32, size=clients)
     players = [Client(service, model, own, np.random.default_rng(seed)) for own, seed in zip(keys, seeds, strict=True)]
@@ -151,10 +162,8 @@ async def check_bursts(service, model, keys):
     handles, numbers = service.find(keys)
     messages = []
     for first in range(0, 9, 3):
-        ends = zip(handles.tolist(), (numbers + first).tolist(), strict=True)
-        rows = [(handle, number + k) for handle, number in ends for k in range(3)]
-        x = np.array([model.input(*row) for row in rows], np.float32)
-        messages.append(service.submit(*np.array(rows, np.uint64).T, x))
+        own = np.repeat(numbers + first, 3) + np.tile(np.arange(3), len(numbers))
+        messages.append(service.submit(*model.rows(np.repeat(handles, 3), own)))
     for message in messages:
         await asyncio.wait_for(message.done, 100)
         assert (message.status == Status.OK).all(), "steps in order were not done"
@@ -165,8 +174,7 @@ async def check(pool, service, model):
     for _ in range(20):  # until shards are ready, and all news is heard
         pool.ready = [True] * len(pool.ready)
         handles, numbers = service.find(pool.keys)
-        x = [model.input(int(handle), int(number)) for handle, number in zip(handles, numbers, strict=True)]
-        message = service.submit(handles, numbers, np.array(x, np.float32).reshape(-1, I))
+        message = service.submit(*model.rows(handles, numbers))
         await asyncio.wait_for(message.done, 100)
     assert (message.status == Status.OK).all(), "a session does not go on"
     await check_bursts(service, model, pool.keys[:5])

@@ -56,7 +56,8 @@ class ShakyPool:
         faults: the chance that something happens at a call.
 
     Attributes:
-        inputs: for the bytes of each input, the handle and the number that its client sent.
+        inputs: those of a `Model`, to know whose an input is.
+        wrong: what was asked of the pool that must not be.
     """
 
     def __init__(self, capacity, rng, faults=0.0, shards=3):

@@ -6,9 +6,6 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
-from ray import serve
-from ray.serve.config import BackpressureConfig
-
 from fusedlstm import log
 from fusedlstm.ray.serve.app import app_of
 from fusedlstm.ray.serve.limits import Limits
@@ -17,6 +14,8 @@ from fusedlstm.stacked import load_weights
 from fusedlstm.validation.arguments import check_path, check_size
 
 if TYPE_CHECKING:
+    from ray import serve
+
     from fusedlstm.validation.arguments import AnyPath
 
 _LOOK_EVERY = 0.5  # seconds
@@ -52,6 +51,9 @@ def build(
         TypeError: an argument has the wrong kind.
         ValueError: a number is too small.
     """
+    from ray import serve
+    from ray.serve.config import BackpressureConfig
+
     path = None if folder is None else os.path.abspath(check_path("folder", folder))
     most = check_size("max_connections", max_connections, 1)
     if isinstance(weights, (str, bytes, os.PathLike)):
@@ -84,6 +86,8 @@ class _Replica:
         self._watching = asyncio.get_running_loop().create_task(self._drain_when_stopped())
 
     async def _drain_when_stopped(self) -> None:
+        from ray import serve
+
         context = serve.get_replica_context()
         while True:
             await asyncio.sleep(_LOOK_EVERY)
@@ -100,6 +104,8 @@ class _Replica:
 
 def _is_stopping(app: str, deployment: str) -> bool:
     """Return whether the only replica of a deployment is being stopped."""
+    from ray import serve
+
     found = serve.status().applications.get(app)
     if found is None or found.status == "DELETING":
         return found is not None

@@ -150,9 +150,10 @@ def _checked(body: Mapping[str, Any], service: Service) -> tuple[Any, int, int]:
     if not isinstance(given, list) or len(given) != size or not {type(number) for number in given} <= {int, float}:
         raise BadRequestError(f"x: wanted a list of {size} numbers")
     try:
-        x = np.array([given], np.float64).astype(np.float32)
+        with np.errstate(over="ignore"):
+            x = np.array([given], np.float64).astype(np.float32)
     except OverflowError:
-        x = np.array([[np.inf]], np.float32)
+        x = np.full((1, size), np.inf, np.float32)
     if not np.isfinite(x).all():
         raise BadRequestError("x: wanted numbers that float32 can hold")
     numbers = []

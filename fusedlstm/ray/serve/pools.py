@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -109,6 +110,7 @@ class LocalPool:
 
     def save(self, folder: str, /) -> None:
         """Write all sessions to a folder. See `ShardedPool.save`."""
+        os.makedirs(folder, exist_ok=True)
         by_slot = sorted(self._slots, key=self._slots.__getitem__)
         folders.write(folder, [(by_slot, self._pool._calls.snapshot(None))], self.weights)
 

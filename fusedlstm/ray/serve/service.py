@@ -171,8 +171,8 @@ class Service:
         return handles, np.where(is_open, self._sessions.next[slots], 0)
 
     def keys_of(self, handles: NumpyArray) -> list[str]:
-        """Return the keys of those of these sessions that are open."""
-        slots = self._sessions.find(handles)
+        """Return the keys of those of these sessions that are open, each once."""
+        slots = np.unique(self._sessions.find(handles))
         return self._sessions.keys_at(slots[slots != NONE])
 
     def submit(self, handles: NumpyArray, sequence: NumpyArray, x: NumpyArray, deadline_ms: int = 0) -> Message:
