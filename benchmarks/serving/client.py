@@ -35,6 +35,7 @@ class Socket:
     def __init__(self, number: int, connection: ClientConnection, load: Load) -> None:
         self.number, self.connection, self.load = number, connection, load
         self.handles = np.zeros((load.groups, load.rows), np.uint64)
+        self.sequence = np.ones((load.groups, load.rows), np.uint32)  # the numbers of the next steps
         self.x = np.random.default_rng(number).normal(size=(BLOCKS, load.rows, load.size)).astype(np.float32)
         self.sent = 0  # messages so far
         self.heard: list[np.ndarray] = []  # outputs of watched sessions, which are in the first group
@@ -63,9 +64,9 @@ class Socket:
             await asyncio.sleep(planned - time.monotonic())
             self.sent_late.append(time.monotonic() - planned)
             self.waiting[self.sent] = planned
-            steps, group = divmod(self.sent, self.load.groups)
-            sequence = np.full(self.load.rows, steps + 1)
-            message = frames.encode_request(self.sent, self.handles[group], sequence, self.x[self.sent % BLOCKS])
+            group, x = self.sent % self.load.groups, self.x[self.sent % BLOCKS]
+            message = frames.encode_request(self.sent, self.handles[group], self.sequence[group], x)
+            self.sequence[group] += 1
             self.sent += 1
             await self.connection.send(message)
 
@@ -75,15 +76,15 @@ class Socket:
             self.last_reply = time.monotonic()
             reply = frames.decode_reply(message, self.load.size)
             late = self.last_reply - self.waiting.pop(reply.message_id)
-            stepped = int((reply.status == frames.Status.OK).sum())
-            self.stepped += stepped
-            self.refused += len(reply.status) - stepped
-            if stepped == len(reply.status):
-                self.latencies.append(late)
-            else:
+            group, refused = reply.message_id % self.load.groups, reply.status != frames.Status.OK
+            self.refused += refused.sum()
+            self.stepped += len(refused) - refused.sum()
+            if refused.any():  # later messages ask for the steps that the sessions wait for
                 self.all_ok = False
-            is_watched = self.number < CHECKED and reply.message_id % self.load.groups == 0
-            if self.all_ok and is_watched:
+                self.sequence[group, refused] = reply.next[refused]
+            else:
+                self.latencies.append(late)
+            if self.all_ok and self.number < CHECKED and not group:
                 self.heard.append(reply.h[:WATCHED].copy())
 
     def check(self) -> None:
@@ -125,10 +126,10 @@ async def at_rate(url: str, sockets: list[Socket], load: Load, rate: float) -> R
     return Result(
         rate,
         len(latencies) / seconds,
-        sum(socket.stepped for socket in sockets) / seconds,
+        float(sum(socket.stepped for socket in sockets) / seconds),
         *quantiles.tolist(),
         rows / max(ticks, 1),
-        sum(socket.refused + len(socket.waiting) * load.rows for socket in sockets),
+        int(sum(socket.refused + len(socket.waiting) * load.rows for socket in sockets)),
         float(np.quantile(np.concatenate([socket.sent_late for socket in sockets]), 0.99)),
     )
 

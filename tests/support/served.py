@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import warnings
 
 
 @contextlib.contextmanager
@@ -10,7 +11,8 @@ def served(weights, capacity):
     """Serve sessions of these weights, and give the URL of the WebSocket."""
     import uvicorn
 
-    from fusedlstm.ray.serve import LocalPool, app_of
+    with warnings.catch_warnings(action="ignore"):  # those of Ray Serve
+        from fusedlstm.ray.serve import LocalPool, app_of
 
     app = app_of(lambda: LocalPool(weights, capacity, backend="numpy", threads=1))
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -69,7 +69,7 @@ class Connection:
 def test_latency_counts_from_the_planned_time(monkeypatch):
     client = pytest.importorskip("benchmarks.serving.client", reason="websockets is not installed")
     ok, busy = (np.array([frames.Status.OK, status], np.uint8) for status in (frames.Status.OK, frames.Status.BUSY))
-    replies = [frames.encode_reply(k, status, [2, 2], np.zeros((2, 8))) for k, status in ((1, ok), (0, busy), (2, ok))]
+    replies = [frames.encode_reply(k, status, [9, 7], np.zeros((2, 8))) for k, status in ((1, ok), (0, busy), (2, ok))]
     socket = client.Socket(0, Connection(replies), Load(sockets=1, rows=2, size=8))
     socket.waiting = {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0}
     monkeypatch.setattr(client.time, "monotonic", lambda: 10.0)
@@ -77,6 +77,7 @@ def test_latency_counts_from_the_planned_time(monkeypatch):
     assert socket.latencies == [8.0, 7.0]  # not that of the message with a row that was refused
     assert (socket.stepped, socket.refused, socket.waiting) == (5, 1, {3: 4.0})
     assert len(socket.heard) == 1  # later outputs of these sessions can't be compared
+    assert socket.sequence.tolist() == [[1, 7]]  # the refused row's session waits for step 7
 
 
 def test_sockets_take_turns():
