@@ -1,4 +1,8 @@
-"""The client of the benchmark of serving, in a process of its own: python -m benchmarks.serving.client URL LOAD.
+"""The client of the benchmark of serving, in a process of its own.
+
+    python -m benchmarks.serving.client URL LOAD PROCESS
+
+PROCESS is the number of the service's process, whose CPU time is measured with that of its descendants.
 
 It is an open loop: the times at which messages are sent are fixed beforehand. A message's latency is counted from that
 time, so a message that had to wait before it was sent is late, too.
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 
+from benchmarks.serving import cpu_time
 from benchmarks.serving.load import Load, Result
 from fusedlstm import LSTMCell, frames
 
@@ -106,9 +111,9 @@ def counts(url: str) -> tuple[int, int]:
     return found["ticks"], found["rows"]
 
 
-async def at_rate(url: str, sockets: list[Socket], load: Load, rate: float) -> Result:
+async def at_rate(url: str, sockets: list[Socket], load: Load, rate: float, process: int) -> Result:
     """Send at a rate, and return what happened."""
-    before = await asyncio.to_thread(counts, url)
+    before, cpu = await asyncio.to_thread(counts, url), (cpu_time.of_tree(process), time.process_time())
     start = time.monotonic() + 0.2
     for socket in sockets:
         socket.begin()
@@ -116,6 +121,7 @@ async def at_rate(url: str, sockets: list[Socket], load: Load, rate: float) -> R
     end = time.monotonic() + PATIENCE
     while any(socket.waiting for socket in sockets) and time.monotonic() < end:
         await asyncio.sleep(0.01)
+    cpu_seconds = np.subtract((cpu_time.of_tree(process), time.process_time()), cpu)
     ticks, rows = np.subtract(await asyncio.to_thread(counts, url), before)
     latencies = np.concatenate([socket.latencies for socket in sockets])
     sent = sum(len(socket.sent_late) for socket in sockets)
@@ -131,6 +137,7 @@ async def at_rate(url: str, sockets: list[Socket], load: Load, rate: float) -> R
         rows / max(ticks, 1),
         int(sum(socket.refused + len(socket.waiting) * load.rows for socket in sockets)),
         float(np.quantile(np.concatenate([socket.sent_late for socket in sockets]), 0.99)),
+        *(cpu_seconds / max(len(latencies), 1)).tolist(),
     )
 
 
@@ -149,11 +156,11 @@ async def connected(url: str, load: Load) -> AsyncIterator[list[Socket]]:
             task.cancel()
 
 
-async def main(url: str, load: Load) -> None:
+async def main(url: str, load: Load, process: int) -> None:
     """Print what happened at each rate, as a line of JSON, until the service doesn't keep up."""
     async with connected(url, load) as sockets:
         for rate in load.rates:
-            result = await at_rate(url, sockets, load, rate)
+            result = await at_rate(url, sockets, load, rate, process)
             print(json.dumps(result._asdict()), flush=True)
             if result.is_broken:
                 break
@@ -162,4 +169,4 @@ async def main(url: str, load: Load) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Load.from_json(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], Load.from_json(sys.argv[2]), int(sys.argv[3])))

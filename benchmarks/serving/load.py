@@ -77,6 +77,7 @@ class Result(NamedTuple):
         rows_a_tick: the mean.
         not_stepped: rows that were refused, late or unanswered.
         sent_late: the 99th percentile of how late the client sent, in seconds.
+        service_cpu, client_cpu: CPU seconds of the service's processes, and of the client, divided by the messages.
     """
 
     offered: float
@@ -88,6 +89,8 @@ class Result(NamedTuple):
     rows_a_tick: float
     not_stepped: int
     sent_late: float
+    service_cpu: float
+    client_cpu: float
 
     @property
     def is_broken(self) -> bool:

@@ -25,15 +25,19 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # else Ray's workers have less priority than the client
 }
 
-TITLE = "messages/s    of them    rows/s       p50       p99     p99.9  rows a tick  not stepped  sent late"
+TITLE = (
+    "messages/s    of them    rows/s       p50       p99     p99.9  rows/tick  not stepped  sent late  "
+    "CPU/message  client's"
+)
 
 
 def line(one: Result) -> str:
     """Return a row of the table."""
     times = [quantity(seconds, "s") if math.isfinite(seconds) else "-" for seconds in (one.p50, one.p99, one.p999)]
+    late, service, client = (quantity(seconds, "s") for seconds in (one.sent_late, one.service_cpu, one.client_cpu))
     return (
         f"{one.offered:10.0f} {one.messages:10.0f} {one.rows:9.0f} {times[0]:>9} {times[1]:>9} {times[2]:>9} "
-        f"{one.rows_a_tick:12.0f} {one.not_stepped:12} {quantity(one.sent_late, 's'):>10}"
+        f"{one.rows_a_tick:10.0f} {one.not_stepped:12} {late:>10} {service:>12} {client:>9}"
         f"{'  it did not keep up' if one.is_broken else ''}"
     )
 
@@ -44,8 +48,8 @@ def command(module: str, *arguments: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def service(name: str, load: Load) -> Iterator[str]:
-    """Start a service, yield its URL, and end it."""
+def service(name: str, load: Load) -> Iterator[tuple[str, int]]:
+    """Start a service, yield its URL and its process's number, and end it."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen(
         command("services", name, load.to_json()), cwd=machine.ROOT, env=os.environ | ENVIRONMENT, text=True, **pipes
@@ -54,15 +58,15 @@ def service(name: str, load: Load) -> Iterator[str]:
         url = process.stdout.readline().strip()
         if not url:
             raise OSError(f"the service {name!r} did not start")
-        yield url
+        yield url, process.pid
 
 
 def results(name: str, load: Load) -> Iterator[Result]:
     """Yield what happened to a service at each rate, until it doesn't keep up."""
     with (
-        service(name, load) as url,
+        service(name, load) as (url, number),
         subprocess.Popen(
-            command("client", url, load.to_json()),
+            command("client", url, load.to_json(), str(number)),
             cwd=machine.ROOT,
             env=os.environ | ENVIRONMENT,
             text=True,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 
 from benchmarks import million
+from benchmarks.serving import cpu_time
 from benchmarks.serving.load import FULL, QUICK, SERVICES, Load, Result
 from fusedlstm import LSTMWeights, frames
 
 from support.places import ENVIRONMENT, ROOT
 
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 ON_RAY = ("serve", "sharded")
 
 
@@ -39,6 +42,7 @@ def test_each_service_is_measured(service, tmp_path):
         assert row["not_stepped"] == 0
         assert 0 < row["p50"] <= row["p99"] <= row["p999"]
         assert 1 <= row["rows_a_tick"] <= QUICK.sessions
+        assert row["service_cpu"] > 0 < row["client_cpu"]
     about, _, name, *rows = done.stdout.splitlines()
     assert about.startswith("20 sessions, 4 WebSockets, 5 rows a message, I = N = 8, 0.5 s a rate; ")
     assert name.startswith(f"{service}; load average before it [")
@@ -50,7 +54,7 @@ def test_wrong_outputs_are_found(monkeypatch):
     from support.served import served
 
     with served(LSTMWeights.random(QUICK.size, QUICK.size, seed=1), QUICK.sessions) as url:
-        done = run("benchmarks.serving.client", url, QUICK.to_json())
+        done = run("benchmarks.serving.client", url, QUICK.to_json(), os.getpid())
     assert done.returncode == 1
     assert "step 0 of socket 0 differs from a local LSTM by " in done.stderr
 
@@ -80,6 +84,17 @@ def test_latency_counts_from_the_planned_time(monkeypatch):
     assert socket.sequence.tolist() == [[1, 7]]  # the refused row's session waits for step 7
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this needs /proc")
+def test_cpu_time_includes_descendants():
+    spend = "import time\nwhile time.process_time() < {}: pass"
+    child = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {spend.format(0.2)!r}])"
+    program = f"{child}\n{spend.format(0.1)}\nprint(flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", program], **PIPES) as process:
+        process.stdout.readline()
+        assert cpu_time.of_tree(process.pid) >= 0.28  # the clock of CPU time ticks every 10 ms
+        assert cpu_time.of_tree(os.getpid()) >= 0.28
+
+
 def test_sockets_take_turns():
     plans = [FULL.plan(socket, 100) for socket in range(FULL.sockets)]
     np.testing.assert_allclose(np.sort(np.concatenate(plans)), np.arange(1000) / 100)
@@ -96,7 +111,7 @@ def test_sockets_take_turns():
     ],
 )
 def test_service_that_does_not_keep_up(changes, is_broken):
-    result = Result(100.0, 99.0, 990.0, 0.1, 0.2, 2.0, 10.0, 0, 0.0)
+    result = Result(100.0, 99.0, 990.0, 0.1, 0.2, 2.0, 10.0, 0, 0.0, 0.1, 0.1)
     assert result._replace(**changes).is_broken == is_broken
 
 
