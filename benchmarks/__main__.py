@@ -1,4 +1,4 @@
-"""The command line: python -m benchmarks compare, report RESULTS.json..., keep, predictions, host, training, shards."""
+"""The command line: python -m benchmarks compare, report RESULTS.json..., keep, predictions, host, and others."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import compare, host_time, keep, predictions, report, shards, training
+from benchmarks import compare, host_time, keep, million, predictions, report, shards, training
 from benchmarks.runs import ResultsError
+from benchmarks.serving import measure as serving
+from benchmarks.serving.load import SERVICES
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command, and return its exit status: 0, 1 for a failure, 2 for a wrong command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Results of the benchmark suite.")
-    commands = parser.add_subparsers(required=True, metavar="{compare,report,keep,predictions,host,training,shards}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "compare",
         help="time fusedlstm and the other libraries, and say which is faster",
@@ -69,16 +71,36 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.add_argument("result", metavar="RESULT.json", nargs="?", type=Path, help="a file to write")
     command.set_defaults(work=lambda options: shards.measure(options.result))
+    command = commands.add_parser(
+        "serving",
+        help="the load that a service takes",
+        description="Step 10,000 sessions over 50 WebSockets at rising rates, until the service doesn't keep up, on "
+        "Ray Serve and without it. The times at which messages are sent are fixed beforehand.",
+    )
+    command.add_argument("result", metavar="RESULT.json", nargs="?", type=Path, help="a file to write")
+    command.add_argument("--quick", action="store_true", help="20 sessions at two rates, to try it")
+    command.add_argument("--only", choices=SERVICES, nargs="+", default=SERVICES, help="some of the services")
+    command.add_argument("--groups", metavar="NUMBER", type=int, default=1, help="so many times 10,000 sessions")
+    command.set_defaults(
+        work=lambda options: serving.measure(options.result, options.only, groups=options.groups, quick=options.quick)
+    )
+    command = commands.add_parser(
+        "million",
+        help="the memory and time that a million sessions take",
+        description="Measure the tables of keys, the states, steps and a save of a million sessions. It takes 5 GB.",
+    )
+    command.add_argument("result", metavar="RESULT.json", nargs="?", type=Path, help="a file to write")
+    command.set_defaults(work=lambda options: million.measure(options.result))
     options, more = parser.parse_known_args(argv)
     if more and "rounds" not in options:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     options.more = more
     try:
-        written = options.work(options)
+        for line in options.work(options):
+            print(line, flush=True)
     except (ResultsError, OSError) as error:
         print(f"python -m benchmarks: {error}", file=sys.stderr)
         return 1
-    print(*written, sep="\n")
     return 0
 
 

@@ -6,16 +6,25 @@ import sys
 import numpy as np
 import pytest
 
+from fusedlstm import convert
+
 from support.cells import host
 from support.places import ROOT
 
 EXAMPLES = ROOT / "examples"
-LINES = {"tensorflow1_stream": 80, "torch_rollout": 80, "audio_pool": 80, "torch_ppo": 160}  # the most of each
+LINES = {
+    "tensorflow1_stream": 80,
+    "torch_rollout": 80,
+    "audio_pool": 80,
+    "torch_ppo": 160,
+    "voice_activity": 170,
+}  # the most
 SMALL_POOL = {"CHANGES = 1000, 5": "CHANGES = 12, 2", "T, B = 300, 256": "T, B = 40, 8", "N = 160, 128": "N = 5, 8"}
 SMALL_PPO = {
     "B, T, N = 16, 128, 64": "B, T, N = 4, 32, 8",
     "LONGEST, WANTED, LAST = 500, 450, 50": "LONGEST, WANTED, LAST = 12, 5, 2",
 }
+SMALL_VOICE = {"B, SECONDS = 96, 6": "B, SECONDS = 6, 5"}
 
 
 def run(name, changes=()):
@@ -124,6 +133,50 @@ def test_audio_pool_with_a_thousand_streams(monkeypatch, capsys):
     assert re.fullmatch(r"[\d,]+ ticks and [\d,]+ frames a second on cpu:", speed)
     assert re.fullmatch(r"enough for [\d,]+ streams of 100 frames a second", streams)
     assert re.fullmatch(r"1000 streams are live\. .* had \d+ frames: run alone, it differs by \S+", same)
+
+
+@pytest.fixture
+def voice_activity(torch, monkeypatch):
+    """Return a function that runs the example with a stand-in for silero-vad, and a service in this process."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from support import silero_stand_in
+    from support.served import served
+
+    torch.set_num_threads(1)  # as silero_vad does
+    monkeypatch.setitem(sys.modules, "silero_vad", silero_stand_in.package)
+    weights = convert.from_torch(silero_stand_in.Model()._model.decoder.rnn)
+
+    def run_it(changes=()):
+        with served(weights, capacity=8) as url:
+            monkeypatch.setattr(sys, "argv", ["voice_activity.py", "--url", url])
+            return run("voice_activity", SMALL_VOICE | dict(changes))
+
+    return run_it
+
+
+def test_voice_activity(voice_activity, capsys):
+    names = voice_activity()
+    assert names["found"].shape == (156, 6)
+    assert names["found"].std() > 0.01
+    assert names["has_voice"].any(0).tolist() == [True, False] * 3
+    *_, found, same, speed, difference = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"Voice was found in \d of 3 streams that have some, and in \d of 3 others\.", found)
+    assert re.fullmatch(r"[\d.]+% of all frames were found to be as they were made\.", same)
+    assert re.fullmatch(r"[\d,]+ messages and [\d,]+ rows a second, with one message at a time", speed)
+    assert re.fullmatch(r"The probabilities differ from those of the package's own model by at most \S+", difference)
+
+
+VOICE_MISTAKES = {
+    "context lost": {"* FRAME + CONTEXT]))[..., 0]": "* FRAME + CONTEXT] * (torch.arange(576) >= 64)))[..., 0]"},
+    "sessions mixed up": {"(t, handles, np": "(t, handles[:: 1 - 2 * (t % 2)], np"},
+    "a frame twice": {"np.full(B, t + 1), x)": "np.full(B, max(t, 1)), x)"},
+}
+
+
+@pytest.mark.parametrize("mistake", VOICE_MISTAKES)
+def test_mistake_in_voice_activity_fails(mistake, voice_activity, capsys):
+    with pytest.raises(AssertionError):
+        voice_activity(VOICE_MISTAKES[mistake])
 
 
 MISTAKES = {
