@@ -91,12 +91,14 @@ class Call(Generic[_Result]):
         return self._end.result()
 
     def __await__(self) -> Generator[Any, None, _Result]:
-        return self._await().__await__()
+        return self.within().__await__()
 
-    async def _await(self) -> _Result:
+    async def within(self, timeout: float | None = None) -> _Result:
+        """Do what `result` does, in an event loop. `await call` is `await call.within()`."""
+        seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
         while not self._end.done():
             waiting = self._waiting
-            self._go_on(waiting, await _gather(waiting.sent, self._timeout), self._timeout)
+            self._go_on(waiting, await _gather(waiting.sent, seconds), seconds)
         return self._end.result()
 
     def follow(self, delivered: NumpyArray) -> Generator[Waiting, list[Any], _Result]:

@@ -50,6 +50,8 @@ class SessionsLostError(RuntimeError):
 class LateShardsError(TimeoutError):
     """Shards have not answered in time. Nothing is lost, and no shard is killed: they still do their part of the call.
 
+    A call waits for only a second if the connection to a shard broke and nobody knows whether its machine has died.
+
     Wait again with `error.call.result()`, which returns the whole result. Don't send the same call again, as that would
     be a second one. To bring back a shard that hangs for ever, use `ShardedPool.restart`.
 

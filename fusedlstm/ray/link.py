@@ -116,15 +116,16 @@ class Link:
             self._later.append((method, *arguments))
         return sent
 
-    def snapshot(self) -> tuple[Sent, Any]:
-        """Send for a snapshot of this moment. Return the call, whose answer is small, and a reference to the states.
+    def snapshot(self) -> tuple[Sent, Sent, Any]:
+        """Send for a snapshot of this moment. The shard's other calls don't wait for it.
 
-        The shard's other calls don't wait for it.
+        Returns:
+            The call that begins it, the call that fetches it, whose answer is small, and a reference to the states.
         """
         stamp = self._stamp()
-        self._call.remote(("begin_snapshot", stamp))
+        begun = self._call.remote(("begin_snapshot", stamp))
         done, content = self.actor.snapshot.options(num_returns=2).remote(stamp)
-        return Sent(self.shard, *stamp, done), content
+        return Sent(self.shard, *stamp, begun), Sent(self.shard, *stamp, done), content
 
     def doubt(self) -> None:
         """Stop sending calls until it is known what the shard did."""

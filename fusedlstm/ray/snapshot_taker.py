@@ -45,9 +45,9 @@ class SnapshotTaker:
         link.take_if_due(self._when.is_due, lambda: self._take(link, record(link.shard), weights))
 
     def _take(self, link: Link, record: Record, weights: Any) -> snapshots.Taken:
-        sent, content = link.snapshot()
+        _, fetched, content = link.snapshot()
         if self._folder is None:
-            return snapshots.Taken(sent.reference, content, record)
+            return snapshots.Taken(fetched.reference, content, record)
         # Each has a path of its own, as a late write for a shard that died may still be running.
         path = os.path.join(self._folder, f"{self._name}{link.shard}-{link.epoch}-{link.calls}.safetensors")
         done = self._write.remote(content, path, weights)

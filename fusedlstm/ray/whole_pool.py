@@ -48,10 +48,12 @@ def _contents(shards: Shards) -> Generator[Waiting, list[Any], list[tuple[list[K
         _wait(shards)
         keys = [shards.sessions.keys_of(link.shard) for link in shards.links]
         asked = [link.snapshot() for link in shards.links]
-    sent = [each for each, _ in asked]
-    delivered = yield from gather(shards, len(sent), [np.array([each.shard]) for each in sent], sent)
+    rows = [np.array([link.shard]) for link in shards.links]
+    delivered = np.ones(shards.count, np.bool_)
+    for sent in list(zip(*asked, strict=True))[:2]:  # a call that fetches may wait in vain for a lost one that begins
+        delivered &= yield from gather(shards, shards.count, rows, sent)
     shards.tell(None, delivered)
-    return [(own, content) for own, (_, content) in zip(keys, asked, strict=True)]
+    return [(own, content) for own, (_, _, content) in zip(keys, asked, strict=True)]
 
 
 def _replace(shards: Shards, keys: Sequence[Key], states: Sequence[LSTMState]) -> Generator[Waiting, list[Any], None]:

@@ -102,6 +102,24 @@ def test_shards_in_doubt_hold_others_shortly(wait, monkeypatch):
     assert raised.value.call.result() == "result"
 
 
+def within(call, timeout):
+    async def work():
+        return await call.within(timeout)
+
+    return asyncio.run(work())
+
+
+@pytest.mark.parametrize("wait", [Call.result, within])
+def test_late_answers_are_waited_for_again(wait):
+    reference = Future()
+    call = Call(asking(reference, "result"), 60.0)
+    for _ in range(2):
+        with pytest.raises(LateShardsError, match=r"shards \[2\] after 0.01 seconds"):
+            wait(call, 0.01)
+    reference.set_result("answer")
+    assert wait(call, 1) == "result"
+
+
 @pytest.mark.parametrize(
     ("seconds", "kind", "says"),
     [
@@ -115,8 +133,8 @@ def test_shards_in_doubt_hold_others_shortly(wait, monkeypatch):
 def test_bad_timeouts_raise(seconds, kind, says, pool):
     pool.open(["a"])
     call = pool.aio.reset(["a"])
-    for wait in (call.result, pool.wait):
+    for wait in (call.result, pool.wait, lambda seconds: within(call, seconds)):
         with pytest.raises(kind, match=says):
             wait(seconds)
-    assert call.result(1e300) is None
+    assert call.result(1e300) is within(call, 1e300) is None
     assert pool.wait(1e300)

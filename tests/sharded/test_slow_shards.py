@@ -265,6 +265,19 @@ class Unlucky:
         return 0.0
 
 
+def test_lost_snapshot_ends_a_save(pool, known, monkeypatch, tmp_path):
+    link = pool._shards.links[1]
+    with monkeypatch.context() as patch:
+        patch.setattr(link, "_call", LosesCalls(link._call, Unlucky(), 1.0))
+        with pytest.raises(SessionsLostError) as raised:
+            pool.save(tmp_path)
+    assert (raised.value.delivered.tolist(), raised.value.back) == ([True, False, True], {})
+    assert not os.listdir(tmp_path)
+    assert pool.wait(60)
+    pool.save(tmp_path)
+    known.compare(pool)
+
+
 def next_calls(pool):
     """Return changes of all sessions, by name."""
     x, state = inputs(), LSTMState(h=np.ones((9, 8), np.float32), c=np.ones((9, 8), np.float32))
