@@ -64,7 +64,7 @@ def serve(say: Callable[[str], None], options: argparse.Namespace) -> int:
         ImportError: Ray is not installed.
     """
     check_causal("WEIGHTS", as_layers(load_weights(options.weights)), "layers that are all forward")
-    from fusedlstm.ray.serve import Limits, build
+    from fusedlstm.ray.serve import Limits, build, saved
 
     limits = Limits(
         max_rows=options.max_rows,
@@ -82,6 +82,8 @@ def serve(say: Callable[[str], None], options: argparse.Namespace) -> int:
     )
     if options.address is None:  # a cluster's Serve may listen there already
         _check_free(options.host, options.port)
+        if options.folder is not None:
+            saved.probe(options.folder)
     _run(say, application, options)
     return 0
 

@@ -1,6 +1,7 @@
 """A drained service's folder: the pool's own folder, the numbers of next steps, and a file that is replaced last.
 
 current.json                  {"version": 1, "folder": "sessions-<16 hex digits>"}
+retired.json                  what current.json was, until a service had loaded the sessions and changed one
 sessions-<16 hex digits>/     what `save` of the pool wrote, and next.json: {key: number}
 """
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from fusedlstm.ray.serve.pools import Pool
 
 _VERSION = 1
-_CURRENT = "current.json"
+_CURRENT, _RETIRED = "current.json", "retired.json"
 _NUMBERS = "next.json"
 _NAME = re.compile(r"sessions-[0-9a-f]{16}")
 
@@ -33,22 +34,28 @@ def save(folder: str, pool: Pool, numbers: Mapping[str, int]) -> None:
     own = os.path.join(folder, name)
     pool.save(own)
     atomic_write.replace(os.path.join(own, _NUMBERS), json.dumps(numbers).encode())
-    _point(folder, name, is_loaded=False)
+    text = json.dumps({"version": _VERSION, "folder": name})
+    atomic_write.replace(os.path.join(folder, _CURRENT), text.encode())
     for other in os.listdir(folder):
         if _NAME.fullmatch(other) and other != name:
             shutil.rmtree(os.path.join(folder, other), ignore_errors=True)
 
 
-def _point(folder: str, name: str, *, is_loaded: bool) -> None:
-    text = json.dumps({"version": _VERSION, "folder": name, "loaded": is_loaded})
-    atomic_write.replace(os.path.join(folder, _CURRENT), text.encode())
+def probe(folder: str) -> None:
+    """Make the folder, if needed, and raise OSError unless files can be written there."""
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, f"probe-{uuid.uuid4().hex[:16]}")
+    atomic_write.replace(path, b"")
+    os.unlink(path)
 
 
-def load(folder: str, pool: Pool) -> tuple[dict[str, int], bool]:
-    """Load a folder's sessions into a pool. An empty folder has none.
+def retire(folder: str) -> None:
+    """Let the folder have no sessions, as those that were loaded have changed. Their files stay until the next save."""
+    os.replace(os.path.join(folder, _CURRENT), os.path.join(folder, _RETIRED))
 
-    Returns:
-        The number of each session's next step, and whether they were loaded before, so that they may be old.
+
+def load(folder: str, pool: Pool) -> dict[str, int]:
+    """Load a folder's sessions into a pool. Return the number of each one's next step. An empty folder has none.
 
     Raises:
         WeightsFileError: a file is damaged or newer, or doesn't fit the pool.
@@ -56,11 +63,11 @@ def load(folder: str, pool: Pool) -> tuple[dict[str, int], bool]:
     """
     current = os.path.join(folder, _CURRENT)
     if not os.path.exists(current):
-        return {}, False
+        return {}
     with files.reading(current, " is damaged"):
         with open(current, encoding="utf-8") as file:
             found = json.load(file)
-        name, is_old = found["folder"], bool(found["loaded"])
+        name = found["folder"]
         if found["version"] != _VERSION or not _NAME.fullmatch(name):
             raise WeightsFileError(f"{current} is newer than this fusedlstm, or damaged")
     own = os.path.join(folder, name)
@@ -73,5 +80,4 @@ def load(folder: str, pool: Pool) -> tuple[dict[str, int], bool]:
     pool.load(own)
     if set(pool.keys) != numbers.keys():
         raise WeightsFileError(f"{path} is damaged: its keys are not those of {own}")
-    _point(folder, name, is_loaded=True)
-    return numbers, is_old
+    return numbers
