@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm.stacked import load_weights
+from fusedlstm.validation.arguments import fail
 from fusedlstm.validation.weights import as_layers, check_causal
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _DIRECT = 4 * 2**20  # bytes of an array that Ray sends with a call, and not through its object store
-_NAME = "fusedlstm"
+_NAME, _MOST_PORT = "fusedlstm", 65535
 
 
 def add_command(add: Callable[..., argparse.ArgumentParser], number: Callable[[str], int]) -> None:
@@ -90,6 +91,8 @@ def serve(say: Callable[[str], None], options: argparse.Namespace) -> int:
 
 def _check_free(host: str, port: int) -> None:
     """Raise OSError if nothing can listen there."""
+    if port > _MOST_PORT:
+        fail(ValueError, "--port", f"at most {_MOST_PORT}", str(port))
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         with socket.socket(found[0][0], socket.SOCK_STREAM) as probe:

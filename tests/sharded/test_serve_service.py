@@ -12,7 +12,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 from fusedlstm import LSTMWeights, PoolFullError, StackedWeights, WeightsFileError
 from fusedlstm.frames import Status
 from fusedlstm.ray import LateShardsError, SessionsLostError
-from fusedlstm.ray.serve import Limits, LocalPool
+from fusedlstm.ray.serve import Limits, LocalPool, build
 from fusedlstm.ray.serve import saved as saves
 from fusedlstm.ray.serve.open_sessions import OpenSessions
 from fusedlstm.ray.serve.service import DrainingError, Service
@@ -259,8 +259,8 @@ def test_slots_and_handles_are_used_again():
         sessions.remove(["a", "b", "c", "d"])
         assert (sessions.find(handles) == -1).all()
     assert (sessions.find(np.array([0, 1, 2, 3, 2**64 - 1], np.uint64)) == -1).all()
-    with pytest.raises(ValueError, match="capacity: wanted at most 16777216"):
-        OpenSessions(2**24 + 1)
+    with pytest.raises(ValueError, match="capacity: wanted at most 8388608 sessions in all shards"):
+        OpenSessions(2**23 + 1)
 
 
 def drained(pool, folder, play=None, **limits):
@@ -499,6 +499,14 @@ def test_bad_arguments_raise():
         Limits(drain_seconds=0)
     with pytest.raises(ValueError, match="idle_seconds: wanted a positive number, or None"):
         Limits(idle_seconds=0)
+    for options, says in (
+        ({"capacity": 2**23}, "capacity: wanted at most 8388608 sessions in all shards; got 16777216"),
+        ({"num_gpus": -1}, "num_gpus: wanted a number >= 0"),
+        ({"max_connections": 0}, "max_connections: wanted at least 1"),
+        ({"shards": 0}, "shards: wanted at least 1"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            build(WEIGHTS, **({"shards": 2, "capacity": 2} | options))
     square = LSTMWeights.random(4, 4, seed=0)
     with pytest.raises(ValueError, match="pool: wanted weights whose top layer is not residual"):
         run(None, ScriptedPool(weights=StackedWeights([square], residual=True)))

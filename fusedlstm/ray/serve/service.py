@@ -58,7 +58,7 @@ class Service:
         self.drained = asyncio.Event()
         self._pool, self._folder = pool, folder
         self._loop = asyncio.get_running_loop()
-        self._sessions = OpenSessions(2 * pool.capacity)  # those that are lost count until the pool says so
+        self._sessions = OpenSessions(pool.capacity)
         self._sender = Sender(pool, self._sessions, self._hear, limits.answer_seconds)
         self._ticks = Ticks(self._sender, self._sessions, limits)
         self._tasks: set[asyncio.Task[Any]] = set()
