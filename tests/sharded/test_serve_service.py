@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fusedlstm.frames import Status
 from fusedlstm.ray import LateShardsError, SessionsLostError
 from fusedlstm.ray.serve import Limits, LocalPool, build
 from fusedlstm.ray.serve import saved as saves
+from fusedlstm.ray.serve import service as service_module
 from fusedlstm.ray.serve.open_sessions import OpenSessions
 from fusedlstm.ray.serve.service import DrainingError, Service
 
@@ -313,6 +315,7 @@ def test_changed_sessions_are_not_loaded_again(tmp_path):
             await service.open(["b"])
         elif change == "step":
             service.submit(service.find(["a"])[0], np.array([4]), X)
+        service._lock.close()
         return service.stats()["sessions"]
 
     assert asyncio.run(fail(None)) == 1
@@ -326,6 +329,18 @@ def test_folder_is_tried_at_the_start(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         drained(LocalPool(WEIGHTS, 4, **INVARIANT), str(tmp_path / "file"))
+
+
+def test_services_share_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(service_module, "_LOCK_SECONDS", 0.2)
+
+    async def play(service):
+        other = Service(LocalPool(WEIGHTS, 4, **INVARIANT), Limits(), str(tmp_path))
+        with pytest.raises(OSError, match="another service uses this folder.*" + re.escape(str(tmp_path))):
+            await other.start()
+
+    for _ in range(2):
+        drained(LocalPool(WEIGHTS, 4, **INVARIANT), str(tmp_path), play)
 
 
 def test_nothing_is_closed_while_draining(tmp_path):

@@ -1,6 +1,7 @@
 """A drained service's folder: the pool's own folder, the numbers of next steps, and a file that is replaced last.
 
 current.json                  {"version": 1, "folder": "sessions-<16 hex digits>"}
+lock                          held by the service that uses the folder
 retired.json                  what current.json was, until a service had loaded the sessions and changed one
 sessions-<16 hex digits>/     what `save` of the pool wrote, and next.json: {key: number}
 """
@@ -11,11 +12,17 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from fusedlstm import atomic_write, files
 from fusedlstm.errors import WeightsFileError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
     from fusedlstm.ray.serve.pools import Pool
 
 _VERSION = 1
+_LOCK = "lock"
 _CURRENT, _RETIRED = "current.json", "retired.json"
 _NUMBERS = "next.json"
 _NAME = re.compile(r"sessions-[0-9a-f]{16}")
@@ -47,6 +55,28 @@ def probe(folder: str) -> None:
     path = os.path.join(folder, f"probe-{uuid.uuid4().hex[:16]}")
     atomic_write.replace(path, b"")
     os.unlink(path)
+
+
+def lock(folder: str, seconds: float) -> BinaryIO:
+    """Let no other service use the folder until the returned file is closed, or this process ends.
+
+    Wait so many seconds for a service that ends. Where files can't be locked, as on Windows, this does nothing.
+
+    Raises:
+        OSError: another service uses the folder, or it can't be written.
+    """
+    file = open(os.path.join(folder, _LOCK), "ab")  # noqa: SIM115
+    end = time.monotonic() + seconds
+    while fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                file.close()
+                raise BlockingIOError(error.errno, "another service uses this folder", folder) from None
+            time.sleep(0.1)
+    return file
 
 
 def retire(folder: str) -> None:

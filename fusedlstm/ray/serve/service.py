@@ -20,12 +20,14 @@ from fusedlstm.validation.weights import as_layers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Sequence
+    from typing import BinaryIO
 
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.ray.serve.limits import Limits
     from fusedlstm.ray.serve.pools import Pool
 
 _ATTEMPTS = 10
+_LOCK_SECONDS = 30.0  # how long to wait for a service that uses the folder, and is ending
 
 
 class DrainingError(RuntimeError):
@@ -63,6 +65,7 @@ class Service:
         self._ticks = Ticks(self._sender, self._sessions, limits)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._heard = 0
+        self._lock: BinaryIO | None = None
         self._is_fresh = False  # whether nothing has changed since sessions were loaded
         self._gone = {"lost": 0, "idle": 0}
 
@@ -73,18 +76,26 @@ class Service:
         states in the folder are too old.
 
         Raises:
-            OSError, WeightsFileError: the folder can't be read or written, or doesn't fit the weights or the capacity.
+            OSError, WeightsFileError: the folder can't be read or written, another service uses it, or it doesn't fit
+                the weights or the capacity.
         """
-        if self._folder is not None:
-            await asyncio.to_thread(saved.probe, self._folder)
         prepare = getattr(self._pool.aio, "prepare", None)
         if prepare is not None:
             await prepare(min(self.limits.max_rows, self._pool.capacity))
         if self._folder is not None:
-            found = await asyncio.to_thread(saved.load, self._folder, self._pool)
-            self._sessions.add(list(found), self._loop.time(), found.values())
-            self._is_fresh = bool(found)
+            await self._load(self._folder)
         self._idle = self._loop.create_task(self._close_idle())
+
+    async def _load(self, folder: str) -> None:
+        await asyncio.to_thread(saved.probe, folder)
+        self._lock = await asyncio.to_thread(saved.lock, folder, _LOCK_SECONDS)
+        try:
+            found = await asyncio.to_thread(saved.load, folder, self._pool)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._sessions.add(list(found), self._loop.time(), found.values())
+        self._is_fresh = bool(found)
 
     def _keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something to its end, even if the client that waits for it goes away."""
@@ -229,6 +240,8 @@ class Service:
             log.warning("the sessions were not saved: %s", error)
             raise
         finally:
+            if self._lock is not None:
+                self._lock.close()
             self.drained.set()
 
     async def _save(self, folder: str) -> None:
