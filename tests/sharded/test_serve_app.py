@@ -339,6 +339,30 @@ def test_refused_messages_keep_no_memory():
     assert after < before + 20_000  # to keep the rows of 60 rounds would need 10 times that
 
 
+def test_pages_of_other_sites_are_refused():
+    """A browser on this machine would send their requests."""
+    host = (b"host", b"127.0.0.1:8000")
+
+    async def play(app):
+        for origin, allowed in (
+            (b"https://evil.example", False),
+            (b"http://[", False),
+            (b"http://127.0.0.1:8000", True),
+        ):
+            headers = [host, (b"origin", origin)]
+            status, _, _ = await request(app, "PUT", "/sessions/a", headers=headers)
+            assert status in ((200, 201) if allowed else (403,))
+            socket = WebSocket(app, headers=headers)
+            if allowed:
+                assert (await socket.ask({"open": ["a"]}))["opened"]
+                await socket.close()
+            else:
+                with pytest.raises(ClosedError, match="1008"):
+                    await socket.ask({"open": ["a"]})
+
+    run(play)
+
+
 def test_too_many_rows_are_busy():
     """Rows beyond the limit are told at once, and the others are stepped."""
 
