@@ -85,7 +85,7 @@ def test_full_pool_says_when_to_retry():
             assert (await request(app, "PUT", f"/sessions/{k}"))[0] == 201
         status, said, headers = await request(app, "PUT", "/sessions/one-more")
         assert (status, headers["retry-after"]) == (503, "1")
-        assert "at most 0" in said["error"]
+        assert said["error"] == "there is no room for 1 more sessions"
         socket = WebSocket(app)
         assert (await socket.ask({"open": ["one-more", "0"]})).keys() == {"error", "retry_after"}
         assert (await socket.ask({"open": ["0"]}))["opened"][0][2] == 1
@@ -145,7 +145,10 @@ def test_bad_bodies_say_what_is_wrong():
         for body, code, says in BAD_BODIES:
             status, said, _ = await request(app, "POST", "/sessions/a/steps", body, chunk=100_000)
             assert (status, says in said["error"]) == (code, True), (body, said)
-        assert (await request(app, "PUT", f"/sessions/{'k' * 201}"))[0] == 400
+        for key in ("k" * 201, ""):
+            assert (await request(app, "PUT", f"/sessions/{key}"))[0] == 400
+        assert (await request(app, "PUT", "/sessions/a/b"))[1]["session"] == "a/b"
+        assert (await request(app, "POST", "/sessions/a/b/steps", {"x": [0, 0]}))[0] == 400
         assert (await request(app, "GET", "/elsewhere"))[0] == 404
         assert (await request(app, "POST", "/sessions/a"))[0] == 405
         assert app.state.service.stats()["rows"] == 0
