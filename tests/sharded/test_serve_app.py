@@ -1,7 +1,9 @@
 """The service's HTTP and WebSocket, without a server: what each request gets, and that nothing bad is stepped."""
 
 import asyncio
+import gc
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 from fusedlstm import LSTMCell, LSTMWeights, frames
 from fusedlstm.frames import Status
 from fusedlstm.ray.serve import Limits, LocalPool, app_of
+from fusedlstm.ray.serve.pools import _Done
 
 from support.asgi import ClosedError, WebSocket, lifespan, request
 
@@ -82,7 +85,7 @@ def test_full_pool_says_when_to_retry():
             assert (await request(app, "PUT", f"/sessions/{k}"))[0] == 201
         status, said, headers = await request(app, "PUT", "/sessions/one-more")
         assert (status, headers["retry-after"]) == (503, "1")
-        assert "at most 0" in said["error"]
+        assert said["error"] == "there is no room for 1 more sessions"
         socket = WebSocket(app)
         assert (await socket.ask({"open": ["one-more", "0"]})).keys() == {"error", "retry_after"}
         assert (await socket.ask({"open": ["0"]}))["opened"][0][2] == 1
@@ -142,7 +145,10 @@ def test_bad_bodies_say_what_is_wrong():
         for body, code, says in BAD_BODIES:
             status, said, _ = await request(app, "POST", "/sessions/a/steps", body, chunk=100_000)
             assert (status, says in said["error"]) == (code, True), (body, said)
-        assert (await request(app, "PUT", f"/sessions/{'k' * 201}"))[0] == 400
+        for key in ("k" * 201, ""):
+            assert (await request(app, "PUT", f"/sessions/{key}"))[0] == 400
+        assert (await request(app, "PUT", "/sessions/a/b"))[1]["session"] == "a/b"
+        assert (await request(app, "POST", "/sessions/a/b/steps", {"x": [0, 0]}))[0] == 400
         assert (await request(app, "GET", "/elsewhere"))[0] == 404
         assert (await request(app, "POST", "/sessions/a"))[0] == 405
         assert app.state.service.stats()["rows"] == 0
@@ -154,6 +160,8 @@ BAD_MESSAGES = [
     (b"", 1007, "at least 16 bytes; got 0"),
     (frames.encode_request(1, [1], [1], np.zeros((1, 2))), 1007, "input size 3: 40 bytes for 1 rows; got 36"),
     (frames.encode_request(1, [1], [1], np.zeros((1, 3)))[:-1], 1007, "got 39"),
+    (frames.encode_request(1, [1], [1], [[0, np.nan, 0]]), 1007, "x: wanted finite numbers"),
+    (frames.encode_request(1, [1], [1], [[0, 0, -np.inf]]), 1007, "x: wanted finite numbers"),
     (bytes(2001), 1009, "at most 2000 bytes; got 2001"),
     (frames.encode_request(1, [1] * 21, [1] * 21, np.zeros((21, 3))), 1009, "at most 20 rows; got 21"),
     ("x" * 2001, 1009, "at most 2000 bytes; got 2001"),
@@ -220,6 +228,74 @@ def test_random_messages_are_refused():
     assert stats["sessions"] < 10
 
 
+WIDE = LSTMWeights.random(1, 100, seed=0)
+
+
+def test_large_replies_are_refused():
+    """A short message may ask for a long reply."""
+
+    async def play(app):
+        for rows, says in ((5, None), (6, "the reply would have 2448 bytes, more than 2100")):
+            socket = WebSocket(app)
+            socket.send(frames.encode_request(1, range(rows), range(rows), np.zeros((rows, 1))))
+            if says is None:
+                assert len(await socket.receive()) == frames.reply_bytes(rows, 100)
+                await socket.close()
+            else:
+                with pytest.raises(ClosedError, match=says):
+                    await socket.receive()
+
+    run(play, LocalPool(WIDE, 10, **OPTIONS), max_message_bytes=2100)
+
+
+def test_unread_bytes_stop_the_reading():
+    async def play(app):
+        socket = WebSocket(app)
+        await socket.ask({"open": []})
+        socket.reads.clear()
+        for _ in range(20):
+            socket.send(frames.encode_request(1, range(5), range(5), np.zeros((5, 1))))
+        await asyncio.sleep(0.05)
+        assert socket.unread == 16
+        socket.reads.set()
+        for _ in range(20):
+            await socket.receive()
+        await socket.close()
+
+    run(play, LocalPool(WIDE, 10, **OPTIONS), max_message_bytes=2100)
+
+
+class InfinitePool(LocalPool):
+    @property
+    def aio(self):
+        calls = super().aio
+        step = calls.step
+        calls.step = lambda x, keys: step(x, keys) and _Done(np.full((len(keys), 4), np.inf, np.float32))
+        return calls
+
+
+def test_infinite_outputs_are_named():
+    """JSON has no word for them."""
+
+    async def play(app):
+        await request(app, "PUT", "/sessions/a")
+        status, said, _ = await request(app, "POST", "/sessions/a/steps", {"x": [1, 2, 3], "sequence": 1})
+        assert (status, said["status"], said["next"]) == (500, "OK", 2)
+        assert "not finite" in said["error"]
+
+    run(play, InfinitePool(WEIGHTS, 10, **OPTIONS))
+
+
+def test_unencodable_replies_close_with_a_code(monkeypatch):
+    monkeypatch.setattr(frames, "encode_reply", lambda *_: 1 / 0)
+
+    async def play(app):
+        with pytest.raises(ClosedError, match="1011"):
+            await WebSocket(app).ask(frames.encode_request(1, [1], [1], np.zeros((1, 3))))
+
+    run(play)
+
+
 def test_large_messages_are_refused():
     """Send 1,000 each that are too long, have too many rows, or were cut."""
 
@@ -234,6 +310,60 @@ def test_large_messages_are_refused():
         assert app.state.service.stats()["rows"] == 0
 
     run(play, max_message_bytes=2000, max_waiting_rows=20)
+
+
+def test_refused_messages_keep_no_memory():
+    """After some thousand rows of sessions that are not open, too late or too many, memory is what it was before."""
+
+    async def play(app):
+        socket = WebSocket(app)
+        handle = (await socket.ask({"open": ["a"]}))["opened"][0][1]
+        sizes = []
+        for _ in range(3):
+            for _ in range(60):
+                socket.send(frames.encode_request(1, [handle] * 2, range(2, 4), np.zeros((2, 3)), deadline_ms=1))
+                socket.send(frames.encode_request(2, range(30), range(30), np.zeros((30, 3))))
+                for _ in range(2):
+                    await socket.receive()
+                await request(app, "POST", "/sessions/b/steps", {"x": [0, 0, 0]})
+                with pytest.raises(ClosedError):
+                    await WebSocket(app).ask(bytes(5000))
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0])
+        await socket.close()
+        assert app.state.service.stats()["rows"] == 0
+        return sizes
+
+    tracemalloc.start()
+    try:
+        _, before, after = run(play, max_message_bytes=2000, max_waiting_rows=40)
+    finally:
+        tracemalloc.stop()
+    assert after < before + 20_000  # to keep the rows of 60 rounds would need 10 times that
+
+
+def test_pages_of_other_sites_are_refused():
+    """A browser on this machine would send their requests."""
+    host = (b"host", b"127.0.0.1:8000")
+
+    async def play(app):
+        for origin, allowed in (
+            (b"https://evil.example", False),
+            (b"http://[", False),
+            (b"http://127.0.0.1:8000", True),
+        ):
+            headers = [host, (b"origin", origin)]
+            status, _, _ = await request(app, "PUT", "/sessions/a", headers=headers)
+            assert status in ((200, 201) if allowed else (403,))
+            socket = WebSocket(app, headers=headers)
+            if allowed:
+                assert (await socket.ask({"open": ["a"]}))["opened"]
+                await socket.close()
+            else:
+                with pytest.raises(ClosedError, match="1008"):
+                    await socket.ask({"open": ["a"]})
+
+    run(play)
 
 
 def test_too_many_rows_are_busy():

@@ -54,9 +54,9 @@ def routes() -> list[Route]:
     """Return the routes of one session a request."""
     return [
         Route("/sessions", _count, methods=["GET"]),
-        Route("/sessions/{key}", _open, methods=["PUT"]),
-        Route("/sessions/{key}", _close, methods=["DELETE"]),
-        Route("/sessions/{key}/steps", _step, methods=["POST"]),
+        Route("/sessions/{key:path}/steps", _step, methods=["POST"]),
+        Route("/sessions/{key:path}", _open, methods=["PUT"]),
+        Route("/sessions/{key:path}", _close, methods=["DELETE"]),
     ]
 
 
@@ -106,12 +106,15 @@ async def _open(request: Request) -> Response:
         return _failed(str(error), 503)
     handles, after = service.find([key])
     if not handles[0]:
-        return _failed("a shard died while it opened the session: try again", 503)
+        return _failed("the session was closed or lost while it was opened: try again", 503)
     return JSONResponse({"session": key, "handle": int(handles[0]), "next": int(after[0])}, 201 if is_new[0] else 200)
 
 
 async def _close(request: Request) -> Response:
-    await _service(request).close([request.path_params["key"]])
+    try:
+        await _service(request).close([request.path_params["key"]])
+    except DrainingError as error:
+        return _failed(str(error), 503)
     return Response(status_code=204)
 
 
@@ -126,6 +129,8 @@ async def _step(request: Request) -> Response:
     await message.done
     status, after = Status(int(message.status[0])), int(message.next[0])
     if status in (Status.OK, Status.REPEATED):
+        if not np.isfinite(message.h).all():
+            return _failed("the step was done, but its output is not finite", 500, status=status.name, next=after)
         return JSONResponse({"h": message.h[0].tolist(), "status": status.name, "next": after})
     code = 503 if status is Status.BUSY and service.is_draining else _CODES[status]
     return _failed(_SAID[status], code, status=status.name, next=after)
