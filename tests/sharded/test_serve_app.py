@@ -1,7 +1,9 @@
 """The service's HTTP and WebSocket, without a server: what each request gets, and that nothing bad is stepped."""
 
 import asyncio
+import gc
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -218,6 +220,52 @@ def test_random_messages_are_refused():
     assert stats["rows"] < 100, "only frames with a changed number or input may be stepped"
     assert stats["waiting_rows"] == 0
     assert stats["sessions"] < 10
+
+
+def test_large_messages_are_refused():
+    """Send 1,000 each that are too long, have too many rows, or were cut."""
+
+    async def play(app):
+        frame = frames.encode_request(1, range(30), range(30), np.zeros((30, 3)))
+        for wanted, contents in ((1009, [bytes(2001), " " * 2001, frame]), (1007, [frame[:-1], frame[:17]])):
+            for content in contents * (1000 // len(contents)):
+                socket = WebSocket(app)
+                with pytest.raises(ClosedError) as raised:
+                    await socket.ask(content)
+                assert raised.value.args[0] == wanted
+        assert app.state.service.stats()["rows"] == 0
+
+    run(play, max_message_bytes=2000, max_waiting_rows=20)
+
+
+def test_refused_messages_keep_no_memory():
+    """After some thousand rows of sessions that are not open, too late or too many, memory is what it was before."""
+
+    async def play(app):
+        socket = WebSocket(app)
+        handle = (await socket.ask({"open": ["a"]}))["opened"][0][1]
+        sizes = []
+        for _ in range(3):
+            for _ in range(60):
+                socket.send(frames.encode_request(1, [handle] * 2, range(2, 4), np.zeros((2, 3)), deadline_ms=1))
+                socket.send(frames.encode_request(2, range(30), range(30), np.zeros((30, 3))))
+                for _ in range(2):
+                    await socket.receive()
+                await request(app, "POST", "/sessions/b/steps", {"x": [0, 0, 0]})
+                with pytest.raises(ClosedError):
+                    await WebSocket(app).ask(bytes(5000))
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0])
+        await socket.close()
+        assert app.state.service.stats()["rows"] == 0
+        return sizes
+
+    tracemalloc.start()
+    try:
+        _, before, after = run(play, max_message_bytes=2000, max_waiting_rows=40)
+    finally:
+        tracemalloc.stop()
+    assert after < before + 20_000  # to keep the rows of 60 rounds would need 10 times that
 
 
 def test_too_many_rows_are_busy():

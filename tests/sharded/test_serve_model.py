@@ -41,6 +41,16 @@ def test_random_messages_while_shards_die(seed):
     assert told[Status.FAILED]
 
 
+@pytest.mark.nightly
+def test_thousand_rows_of_each_kind():
+    """Repeated, late, disordered and unknown rows: 1,000 each."""
+    told, seed = dict.fromkeys(Status, 0), 100
+    while min(told[kind] for kind in (Status.REPEATED, Status.LATE, Status.OUT_OF_ORDER, Status.NOT_OPEN)) < 1000:
+        for kind, count in played(seed, faults=(0.0, 0.05)[seed % 2])[1].items():
+            told[kind] += count
+        seed += 1
+
+
 def is_found(fault):
     """Return whether random clients notice a mistake."""
     with planted(fault):

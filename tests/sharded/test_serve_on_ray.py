@@ -70,7 +70,7 @@ async def finish(service, model, pool):
     await service.close(keys)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.nightly)])
 def test_killed_shards_under_clients(kills, pool, snapping):
     before = lives(pool)
     told = asyncio.run(under_clients(pool, kills, seed=kills))
@@ -146,6 +146,7 @@ def test_redeploy_keeps_sessions(port, tmp_path):
     asyncio.run(play())
 
 
+@pytest.mark.nightly
 def test_command_serves_until_terminated(nodes, port, tmp_path):
     """Use a cluster that runs, as a second one takes seconds."""
     WEIGHTS[0].save(tmp_path / "w")

@@ -27,7 +27,7 @@ class ScriptedPool(LocalPool):
 
     def __init__(self, capacity=4, weights=WEIGHTS):
         super().__init__(weights, capacity, **INVARIANT)
-        self.script = []  # pairs: a call's name, and the error that it raises at once or when it is awaited
+        self.script = []  # a call's name, and the error that it raises at once or later, or what it returns instead
 
     @property
     def aio(self):
@@ -41,6 +41,8 @@ class ScriptedPool(LocalPool):
                     _, when, error = pool.script.pop(0)
                     if when == "at once":
                         raise error
+                    if when == "instead":
+                        return error
                     getattr(calls, name)(*arguments)
                     return failing(error)
 
@@ -168,6 +170,31 @@ def test_late_sessions_are_busy():
     run(play, pool)
 
 
+class SlowCall:
+    """A call like a ShardedPool's, of a shard that dies after the caller's time."""
+
+    def __init__(self):
+        self.waited = []
+
+    async def within(self, seconds):
+        self.waited.append(seconds)
+        raise LateShardsError(None, np.zeros(1, np.bool_), [0], failing(lost(gone=["a"])), seconds)
+
+
+def test_calls_wait_as_long_as_the_limit_says():
+    pool, call = ScriptedPool(), SlowCall()
+
+    async def play(service, step):
+        await service.open(["a"])
+        pool.script = [("step", "instead", call)]
+        assert await step("a", 1) == ("FAILED", 2)
+        await asyncio.sleep(0.1)
+        assert await step("a", 1) == ("NOT_OPEN", 0)
+
+    run(play, pool, answer_seconds=0.5)
+    assert call.waited == [0.5]
+
+
 def test_deadlines_and_full_ticks():
     async def play(service, step):
         await service.open(["a", "b", "c"])
@@ -197,6 +224,23 @@ def test_idle_sessions_are_closed():
         assert service.stats()["sessions"] == 0
 
     run(play, idle_seconds=20)
+
+
+def test_many_sessions_open_at_once():
+    """This takes long if any work is done for each key and all others."""
+
+    async def play(service, step):
+        keys = [str(k) for k in range(20_000)]
+        assert await service.open(keys) == [True] * len(keys)
+        assert await service.open(keys) == [False] * len(keys)
+        handles, numbers = service.find(keys)
+        message = service.submit(handles, numbers, np.ones((len(keys), 3), np.float32))
+        await message.done
+        assert (message.status == Status.OK).all()
+        await service.close(keys)
+        assert service.stats()["sessions"] == 0
+
+    run(play, ScriptedPool(20_000), max_waiting_rows=20_000)
 
 
 def test_slots_and_handles_are_used_again():
@@ -254,6 +298,24 @@ def test_drained_service_goes_on_elsewhere(tmp_path):
     assert len(list(tmp_path.glob("sessions/sessions-*"))) == 1
 
 
+def test_folders_that_were_loaded_before_are_old(tmp_path):
+    """A service that loaded them may have stepped them, and failed before it saved."""
+    folder = str(tmp_path)
+    drained(LocalPool(WEIGHTS, 4, **INVARIANT), folder, lambda s: step_all(s, ["a"], 3))
+    saves.load(folder, LocalPool(WEIGHTS, 4, **INVARIANT))
+
+    async def play(service):
+        told = []
+        for number in (9, 0, 0):
+            message = service.submit(service.find(["a"])[0], np.array([number]), X)
+            await message.done
+            told.append((message.status[0], message.next[0]))
+        return told
+
+    told, _ = drained(LocalPool(WEIGHTS, 4, **INVARIANT), folder, play)
+    assert told == [(Status.WENT_BACK, 4), (Status.WENT_BACK, 4), (Status.OK, 5)]
+
+
 def test_drain_finishes_waiting_rows():
     async def play(service):
         await service.open(["a"])
@@ -272,8 +334,8 @@ def test_damaged_folders_are_refused(tmp_path):
     current, (numbers,) = tmp_path / "current.json", tmp_path.glob("sessions-*/next.json")
     for path, content in (
         (current, "{"),
-        (current, json.dumps({"version": 2, "folder": "sessions-0123456789abcdef"})),
-        (current, json.dumps({"version": 1, "folder": "../elsewhere"})),
+        (current, json.dumps({"version": 2, "folder": "sessions-0123456789abcdef", "loaded": False})),
+        (current, json.dumps({"version": 1, "folder": "../elsewhere", "loaded": False})),
         (numbers, json.dumps({"a": 1})),
         (numbers, json.dumps({"a": 1, "b": 0})),
         (numbers, json.dumps([1, 2])),
@@ -283,7 +345,8 @@ def test_damaged_folders_are_refused(tmp_path):
         with pytest.raises(WeightsFileError, match=path.name):
             saves.load(folder, LocalPool(WEIGHTS, 4, **INVARIANT))
         path.write_text(kept)
-    assert saves.load(folder, LocalPool(WEIGHTS, 4, **INVARIANT)) == {"a": 2, "b": 2}
+    for is_old in (False, True):
+        assert saves.load(folder, LocalPool(WEIGHTS, 4, **INVARIANT)) == ({"a": 2, "b": 2}, is_old)
 
 
 @pytest.mark.nightly
@@ -302,7 +365,7 @@ def test_killed_saves_leave_old_or_new(tmp_path):
     for k in range(30):
         kill_while_saving(save_both, k / 1000)
         pool = LocalPool(WEIGHTS, 4, **INVARIANT)
-        number = saves.load(str(tmp_path), pool)["a"]
+        number = saves.load(str(tmp_path), pool)[0]["a"]
         asyncio.run(compared(pool, number))
 
 

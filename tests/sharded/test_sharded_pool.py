@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed")
 
 import fusedlstm.ray
+import fusedlstm.ray.serve
 from fusedlstm import LSTM, BackendUnavailableError, LSTMCell, LSTMWeights, StackedWeights, WeightsFileError
 from fusedlstm.ray import shard_calls
 from fusedlstm.ray.sessions import Sessions
@@ -199,4 +200,7 @@ def test_shut_down_pools_raise(make):
 
 def test_reference_has_every_public_name():
     page = (DOCS / "api-ray.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"\bfusedlstm\.ray\.(\w+)\b", page)) == set(fusedlstm.ray.__all__)
+    for module in (fusedlstm.ray, fusedlstm.ray.serve):
+        name = re.escape(module.__name__)
+        assert set(re.findall(rf"^::: {name}\.(\w+)$", page, re.MULTILINE)) == set(module.__all__)
+        assert set(re.findall(rf"\]\[{name}\.(\w+)\]", page)) == set(module.__all__)

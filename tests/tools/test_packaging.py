@@ -79,7 +79,7 @@ def test_wheel_has_every_file_and_no_other(wheel):
     assert sorted(names) == sorted([*package, *(f"fusedlstm/kernels/{name}" for name in KERNELS)])
     assert {"pointwise.cu", "primitives.cuh", "activations.cuh"} <= set(KERNELS)
     assert "fusedlstm/py.typed" in names
-    assert wheel.stat().st_size < 850_000
+    assert wheel.stat().st_size < 950_000
 
 
 def test_wheel_metadata(wheel):

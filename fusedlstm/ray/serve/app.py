@@ -27,7 +27,7 @@ def app_of(
 ) -> Starlette:
     """Return the ASGI app of a service.
 
-    Its lifespan makes the pool, and starts and drains the service, `app.state.service`.
+    Its lifespan makes the pool, and starts and drains the service, which is in the app's state.
 
     Args:
         make_pool: makes the pool, in a thread.

@@ -32,9 +32,9 @@ def build(
     max_connections: int = 1000,
     **options: Any,
 ) -> serve.Application:
-    """Return the application of a service, for `ray.serve.run`.
+    """Return the application of a service, to run with Ray Serve.
 
-    It has one replica, which owns a ShardedPool. When it ends, by a redeploy or `ray.serve.delete`, it takes nothing
+    It has one replica, which owns a ShardedPool. When it ends, as it is deployed again or deleted, it takes nothing
     new, finishes the rows that it has, saves its sessions, and closes its WebSockets. The next one loads them.
 
     Args:

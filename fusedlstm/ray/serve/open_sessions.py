@@ -8,7 +8,7 @@ most 53 bits, which a number of JavaScript holds exactly.
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -103,14 +103,14 @@ class OpenSessions:
         self.used[slots] = now
         self.is_back[slots] = self.is_late[slots] = False
 
-    def remove(self, keys: Iterable[str]) -> None:
+    def remove(self, keys: Iterable[Any]) -> None:
         """Remove those of these sessions that are open."""
         slots = np.array([self._slots.pop(key) for key in keys if key in self._slots], np.int64)
         self._keys[slots] = None
         self._handles[slots] = 0
         self._table.give_back(slots)
 
-    def go_back(self, changes: Mapping[str, int]) -> None:
+    def go_back(self, changes: Mapping[Any, int]) -> None:
         """Take sessions back by so many steps, those of them that are open."""
         keys = [key for key in changes if key in self._slots]
         slots = self.slots(keys)

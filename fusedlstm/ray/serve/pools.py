@@ -22,7 +22,10 @@ _Result = TypeVar("_Result")
 
 
 class Calls(Protocol):
-    """The calls to a pool. Each is sent when the method returns, and calls run in that order."""
+    """The calls to a pool. Each is sent when the method returns, and calls run in that order.
+
+    They may also have `prepare(max_batch)`. Then the service awaits it before it is ready.
+    """
 
     def open(self, keys: Sequence[Any], /) -> Awaitable[None]:
         """Begin sessions."""
@@ -104,10 +107,6 @@ class LocalPool:
         """The keys of open sessions."""
         return list(self._slots)
 
-    def prepare(self, max_batch: int) -> None:
-        """See `StatePool.prepare`."""
-        self._pool.prepare(max_batch)
-
     def save(self, folder: str, /) -> None:
         """Write all sessions to a folder. See `ShardedPool.save`."""
         os.makedirs(folder, exist_ok=True)
@@ -139,6 +138,10 @@ class _LocalCalls:
         self._pool.release(self._find(keys))
         for key in keys:
             del self._slots[key]
+        return _Done(None)
+
+    def prepare(self, max_batch: int, /) -> _Done[None]:
+        self._pool.prepare(max_batch)
         return _Done(None)
 
     def step(self, x: NumpyArray, keys: Sequence[Any], /) -> _Done[NumpyArray]:

@@ -33,15 +33,22 @@ def save(folder: str, pool: Pool, numbers: Mapping[str, int]) -> None:
     own = os.path.join(folder, name)
     pool.save(own)
     atomic_write.replace(os.path.join(own, _NUMBERS), json.dumps(numbers).encode())
-    text = json.dumps({"version": _VERSION, "folder": name})
-    atomic_write.replace(os.path.join(folder, _CURRENT), text.encode())
+    _point(folder, name, is_loaded=False)
     for other in os.listdir(folder):
         if _NAME.fullmatch(other) and other != name:
             shutil.rmtree(os.path.join(folder, other), ignore_errors=True)
 
 
-def load(folder: str, pool: Pool) -> dict[str, int]:
-    """Load a folder's sessions into a pool. Return the number of each one's next step. An empty folder has none.
+def _point(folder: str, name: str, *, is_loaded: bool) -> None:
+    text = json.dumps({"version": _VERSION, "folder": name, "loaded": is_loaded})
+    atomic_write.replace(os.path.join(folder, _CURRENT), text.encode())
+
+
+def load(folder: str, pool: Pool) -> tuple[dict[str, int], bool]:
+    """Load a folder's sessions into a pool. An empty folder has none.
+
+    Returns:
+        The number of each session's next step, and whether they were loaded before, so that they may be old.
 
     Raises:
         WeightsFileError: a file is damaged or newer, or doesn't fit the pool.
@@ -49,13 +56,14 @@ def load(folder: str, pool: Pool) -> dict[str, int]:
     """
     current = os.path.join(folder, _CURRENT)
     if not os.path.exists(current):
-        return {}
+        return {}, False
     with files.reading(current, " is damaged"):
         with open(current, encoding="utf-8") as file:
             found = json.load(file)
-        if found["version"] != _VERSION or not _NAME.fullmatch(found["folder"]):
+        name, is_old = found["folder"], bool(found["loaded"])
+        if found["version"] != _VERSION or not _NAME.fullmatch(name):
             raise WeightsFileError(f"{current} is newer than this fusedlstm, or damaged")
-    own = os.path.join(folder, found["folder"])
+    own = os.path.join(folder, name)
     path = os.path.join(own, _NUMBERS)
     with files.reading(path, " is damaged"):
         with open(path, encoding="utf-8") as file:
@@ -65,4 +73,5 @@ def load(folder: str, pool: Pool) -> dict[str, int]:
     pool.load(own)
     if set(pool.keys) != numbers.keys():
         raise WeightsFileError(f"{path} is damaged: its keys are not those of {own}")
-    return numbers
+    _point(folder, name, is_loaded=True)
+    return numbers, is_old

@@ -13,6 +13,7 @@ from fusedlstm.ray.errors import LateShardsError, SessionsLostError
 from fusedlstm.ray.serve import saved
 from fusedlstm.ray.serve.messages import Message
 from fusedlstm.ray.serve.open_sessions import NONE, OpenSessions
+from fusedlstm.ray.serve.sender import Sender, within
 from fusedlstm.ray.serve.ticks import Ticks
 from fusedlstm.validation.arguments import fail
 from fusedlstm.validation.weights import as_layers
@@ -58,7 +59,8 @@ class Service:
         self._pool, self._folder = pool, folder
         self._loop = asyncio.get_running_loop()
         self._sessions = OpenSessions(2 * pool.capacity)  # those that are lost count until the pool says so
-        self._ticks = Ticks(pool, self._sessions, limits, self._hear)
+        self._sender = Sender(pool, self._sessions, self._hear, limits.answer_seconds)
+        self._ticks = Ticks(self._sender, self._sessions, limits)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._heard = 0
         self._gone = {"lost": 0, "idle": 0}
@@ -66,15 +68,20 @@ class Service:
     async def start(self) -> None:
         """Load the folder's sessions, if there are any, and prepare the pool for its largest tick.
 
+        If another service has loaded the folder before, and failed since, the sessions went back by as many steps as
+        that did. Clients are told.
+
         Raises:
             OSError, WeightsFileError: the folder can't be read, or doesn't fit the weights or the capacity.
         """
-        prepare = getattr(self._pool, "prepare", None)
+        prepare = getattr(self._pool.aio, "prepare", None)
         if prepare is not None:
-            await asyncio.to_thread(prepare, min(self.limits.max_rows, self._pool.capacity))
+            await prepare(min(self.limits.max_rows, self._pool.capacity))
         if self._folder is not None:
-            found = await asyncio.to_thread(saved.load, self._folder, self._pool)
+            found, is_old = await asyncio.to_thread(saved.load, self._folder, self._pool)
             self._sessions.add(list(found), self._loop.time(), found.values())
+            if is_old:
+                self._sessions.go_back(dict.fromkeys(found, 0))
         self._idle = self._loop.create_task(self._close_idle())
 
     def _keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -97,8 +104,8 @@ class Service:
             "sessions": len(self._sessions),
             "capacity": self._pool.capacity,
             "waiting_rows": self._ticks.waiting,
-            "ticks": self._ticks.ticks,
-            "rows": self._ticks.rows,
+            "ticks": self._ticks.count,
+            "rows": self._sender.rows,
             "lost_sessions": self._gone["lost"],
             "idle_sessions": self._gone["idle"],
             "draining": self.is_draining,
@@ -129,7 +136,8 @@ class Service:
             if call is not None:
                 await self._answer(call)
             self._sessions.used[self._sessions.slots(filter(self._sessions.__contains__, keys))] = self._loop.time()
-            return [key in set(new) for key in keys]
+            fresh = set(new)
+            return [key in fresh for key in keys]
         raise PoolFullError("shards are restarting: try again")
 
     async def close(self, keys: Sequence[str]) -> None:
@@ -145,7 +153,7 @@ class Service:
     async def _answer(self, call: Awaitable[None]) -> None:
         """Wait for an `open` or `close`, and hear what it reports. A late one goes on, as later calls follow it."""
         try:
-            await call
+            await within(call, self.limits.answer_seconds)
         except SessionsLostError as error:
             self._hear(error)
         except LateShardsError as error:
@@ -159,7 +167,7 @@ class Service:
             if unused:
                 self._gone["idle"] += len(unused)
                 try:
-                    await self._close(unused)
+                    await self.close(unused)
                 except Exception as error:
                     log.warning("%d unused sessions were not closed: %s", len(unused), error)
 
@@ -180,7 +188,7 @@ class Service:
         deadline = {} if deadline_ms == 0 else {"deadline": self._loop.time() + deadline_ms / 1000}
         message = Message(handles, sequence, x, self.width, **deadline)
         if self.is_draining:
-            self._ticks.refuse(message, np.arange(len(message)))
+            self._sender.refuse(message, np.arange(len(message)))
         else:
             self._ticks.add(message)
         return message
@@ -202,6 +210,9 @@ class Service:
             await asyncio.wait({*self._tasks, self._idle})
             if self._folder is not None:
                 await self._save(self._folder)
+        except Exception as error:
+            log.warning("the sessions were not saved: %s", error)
+            raise
         finally:
             self.drained.set()
 

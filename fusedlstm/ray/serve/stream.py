@@ -82,7 +82,7 @@ class _Connection:
         if received["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(received.get("code") or 1005)
         data = received.get("bytes")
-        content: str | bytes = received.get("text", "") if data is None else data
+        content: str | bytes = (received.get("text") or "") if data is None else data
         if len(content) > self._service.limits.max_message_bytes:
             raise TooLargeError(f"wanted at most {self._service.limits.max_message_bytes} bytes; got {len(content)}")
         if isinstance(content, str):

@@ -131,4 +131,5 @@ class Waiting:
         self._row_of[slots[::-1]] = rows[::-1]  # of several, the last assignment stays
         is_first = (self._row_of[slots] == rows) & (self._taken_in[slots] != self._tick)
         self._taken_in[slots[is_first]] = self._tick
-        return is_first | (slots == NONE)
+        found: NumpyArray = is_first | (slots == NONE)
+        return found
