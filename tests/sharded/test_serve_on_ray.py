@@ -17,6 +17,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 from fusedlstm import frames
 from fusedlstm.frames import Status
+from fusedlstm.ray.call import Call
 from fusedlstm.ray.serve import Limits, build
 from fusedlstm.ray.serve.service import Service
 
@@ -76,6 +77,43 @@ def test_killed_shards_under_clients(kills, pool, snapping):
     told = asyncio.run(under_clients(pool, kills, seed=kills))
     assert told[Status.OK] > 50
     assert lives(pool) == before + kills
+
+
+async def beside_a_hung_shard(pool):
+    """Step all sessions while a shard is stopped. Return what each tick told, before and after it goes on."""
+    service, keys = Service(pool, Limits(answer_seconds=0.3)), [f"s{k}" for k in range(9)]
+    await service.start()
+    await service.open(keys)
+    handles, numbers = service.find(keys)
+    model, told, process = Model(WEIGHTS[0]), [], pool.stats()[1].process
+
+    async def step():
+        message = service.submit(*model.rows(handles, numbers))
+        await message.done
+        told.append([Status(status).name for status in message.status])
+        numbers[:] = np.where(message.status <= Status.REPEATED, message.next, numbers)
+
+    await step()
+    os.kill(process, signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            await step()
+    finally:
+        os.kill(process, signal.SIGCONT)
+    while told[-1] != ["OK"] * 9:
+        await step()
+    await finish(service, model, pool)
+    return told
+
+
+@pytest.mark.skipif(not hasattr(Call, "within"), reason="calls wait for the pool's timeout")
+def test_hung_shard_holds_no_other_rows(pool):
+    told = asyncio.run(beside_a_hung_shard(pool))
+    hung = [row for row in range(9) if told[1][row] == "FAILED"]
+    assert len(hung) == 3
+    for tick, name in enumerate(("OK", "FAILED", "BUSY", "BUSY")):
+        assert told[tick] == [name if row in hung else "OK" for row in range(9)]
+    assert any(each[hung[0]] == "REPEATED" for each in told)
 
 
 @pytest.fixture(scope="module")
