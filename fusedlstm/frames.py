@@ -120,6 +120,11 @@ def encode_reply(message_id: int, status: Any, next: Any, h: Any) -> bytes:  # n
     return _header(message_id, 0, B) + told + rows.tobytes()
 
 
+def reply_bytes(B: int, output_size: int) -> int:
+    """Return the length of a reply."""
+    return _HEADER.size + B * (5 + 4 * output_size) + _padding(B)
+
+
 def decode_reply(data: bytes, output_size: int) -> Reply:
     """Return what a reply says. The arrays are read-only views of `data`.
 

@@ -31,15 +31,21 @@ def begin() -> None:
     """Raise KeyboardInterrupt from now on. Call this at the start of `main`."""
     _Seen.came, _Seen.told = 0, False
     if _handles:
-        signal.signal(signal.SIGINT, _raise)
+        _replace_interrupts(_raise)
         _replace_others(signal.SIG_DFL, _raise)
 
 
 def end() -> None:
     """End the process at an interrupt from now on. Call this at the end of `main`."""
     if _handles:
-        signal.signal(signal.SIGINT, _exit)
+        _replace_interrupts(_exit)
         _replace_others(_raise, signal.SIG_DFL)
+
+
+def _replace_interrupts(new: Any) -> None:
+    """Replace the handler of SIGINT, unless it is ignored, as shells do for commands in the background."""
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _raise, _exit):
+        signal.signal(signal.SIGINT, new)
 
 
 def _replace_others(old: object, new: Any) -> None:
@@ -120,5 +126,4 @@ if _handles:
     sys.excepthook, sys.unraisablehook = _report, _report_ignored  # in effect even before the handler is
     import signal
 
-    _handles = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     end()

@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from fusedlstm.stacked import load_weights
+from fusedlstm.validation.arguments import fail
 from fusedlstm.validation.weights import as_layers, check_causal
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _DIRECT = 4 * 2**20  # bytes of an array that Ray sends with a call, and not through its object store
-_NAME = "fusedlstm"
+_NAME, _MOST_PORT = "fusedlstm", 65535
 
 
 def add_command(add: Callable[..., argparse.ArgumentParser], number: Callable[[str], int]) -> None:
@@ -64,7 +65,7 @@ def serve(say: Callable[[str], None], options: argparse.Namespace) -> int:
         ImportError: Ray is not installed.
     """
     check_causal("WEIGHTS", as_layers(load_weights(options.weights)), "layers that are all forward")
-    from fusedlstm.ray.serve import Limits, build
+    from fusedlstm.ray.serve import Limits, build, saved
 
     limits = Limits(
         max_rows=options.max_rows,
@@ -82,12 +83,16 @@ def serve(say: Callable[[str], None], options: argparse.Namespace) -> int:
     )
     if options.address is None:  # a cluster's Serve may listen there already
         _check_free(options.host, options.port)
+        if options.folder is not None:
+            saved.probe(options.folder)
     _run(say, application, options)
     return 0
 
 
 def _check_free(host: str, port: int) -> None:
     """Raise OSError if nothing can listen there."""
+    if port > _MOST_PORT:
+        fail(ValueError, "--port", f"at most {_MOST_PORT}", str(port))
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         with socket.socket(found[0][0], socket.SOCK_STREAM) as probe:

@@ -13,6 +13,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 from fusedlstm import LSTMCell, LSTMWeights, frames
 from fusedlstm.frames import Status
 from fusedlstm.ray.serve import Limits, LocalPool, app_of
+from fusedlstm.ray.serve.pools import _Done
 
 from support.asgi import ClosedError, WebSocket, lifespan, request
 
@@ -156,6 +157,8 @@ BAD_MESSAGES = [
     (b"", 1007, "at least 16 bytes; got 0"),
     (frames.encode_request(1, [1], [1], np.zeros((1, 2))), 1007, "input size 3: 40 bytes for 1 rows; got 36"),
     (frames.encode_request(1, [1], [1], np.zeros((1, 3)))[:-1], 1007, "got 39"),
+    (frames.encode_request(1, [1], [1], [[0, np.nan, 0]]), 1007, "x: wanted finite numbers"),
+    (frames.encode_request(1, [1], [1], [[0, 0, -np.inf]]), 1007, "x: wanted finite numbers"),
     (bytes(2001), 1009, "at most 2000 bytes; got 2001"),
     (frames.encode_request(1, [1] * 21, [1] * 21, np.zeros((21, 3))), 1009, "at most 20 rows; got 21"),
     ("x" * 2001, 1009, "at most 2000 bytes; got 2001"),
@@ -220,6 +223,74 @@ def test_random_messages_are_refused():
     assert stats["rows"] < 100, "only frames with a changed number or input may be stepped"
     assert stats["waiting_rows"] == 0
     assert stats["sessions"] < 10
+
+
+WIDE = LSTMWeights.random(1, 100, seed=0)
+
+
+def test_large_replies_are_refused():
+    """A short message may ask for a long reply."""
+
+    async def play(app):
+        for rows, says in ((5, None), (6, "the reply would have 2448 bytes, more than 2100")):
+            socket = WebSocket(app)
+            socket.send(frames.encode_request(1, range(rows), range(rows), np.zeros((rows, 1))))
+            if says is None:
+                assert len(await socket.receive()) == frames.reply_bytes(rows, 100)
+                await socket.close()
+            else:
+                with pytest.raises(ClosedError, match=says):
+                    await socket.receive()
+
+    run(play, LocalPool(WIDE, 10, **OPTIONS), max_message_bytes=2100)
+
+
+def test_unread_bytes_stop_the_reading():
+    async def play(app):
+        socket = WebSocket(app)
+        await socket.ask({"open": []})
+        socket.reads.clear()
+        for _ in range(20):
+            socket.send(frames.encode_request(1, range(5), range(5), np.zeros((5, 1))))
+        await asyncio.sleep(0.05)
+        assert socket.unread == 16
+        socket.reads.set()
+        for _ in range(20):
+            await socket.receive()
+        await socket.close()
+
+    run(play, LocalPool(WIDE, 10, **OPTIONS), max_message_bytes=2100)
+
+
+class InfinitePool(LocalPool):
+    @property
+    def aio(self):
+        calls = super().aio
+        step = calls.step
+        calls.step = lambda x, keys: step(x, keys) and _Done(np.full((len(keys), 4), np.inf, np.float32))
+        return calls
+
+
+def test_infinite_outputs_are_named():
+    """JSON has no word for them."""
+
+    async def play(app):
+        await request(app, "PUT", "/sessions/a")
+        status, said, _ = await request(app, "POST", "/sessions/a/steps", {"x": [1, 2, 3], "sequence": 1})
+        assert (status, said["status"], said["next"]) == (500, "OK", 2)
+        assert "not finite" in said["error"]
+
+    run(play, InfinitePool(WEIGHTS, 10, **OPTIONS))
+
+
+def test_unencodable_replies_close_with_a_code(monkeypatch):
+    monkeypatch.setattr(frames, "encode_reply", lambda *_: 1 / 0)
+
+    async def play(app):
+        with pytest.raises(ClosedError, match="1011"):
+            await WebSocket(app).ask(frames.encode_request(1, [1], [1], np.zeros((1, 3))))
+
+    run(play)
 
 
 def test_large_messages_are_refused():

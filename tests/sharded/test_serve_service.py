@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import re
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ pytest.importorskip("ray", reason="Ray is not installed")
 from fusedlstm import LSTMWeights, PoolFullError, StackedWeights, WeightsFileError
 from fusedlstm.frames import Status
 from fusedlstm.ray import LateShardsError, SessionsLostError
-from fusedlstm.ray.serve import Limits, LocalPool
+from fusedlstm.ray.serve import Limits, LocalPool, build
 from fusedlstm.ray.serve import saved as saves
+from fusedlstm.ray.serve import service as service_module
 from fusedlstm.ray.serve.open_sessions import OpenSessions
 from fusedlstm.ray.serve.service import DrainingError, Service
 
@@ -258,8 +261,8 @@ def test_slots_and_handles_are_used_again():
         sessions.remove(["a", "b", "c", "d"])
         assert (sessions.find(handles) == -1).all()
     assert (sessions.find(np.array([0, 1, 2, 3, 2**64 - 1], np.uint64)) == -1).all()
-    with pytest.raises(ValueError, match="capacity: wanted at most 16777216"):
-        OpenSessions(2**24 + 1)
+    with pytest.raises(ValueError, match="capacity: wanted at most 8388608 sessions in all shards"):
+        OpenSessions(2**23 + 1)
 
 
 def drained(pool, folder, play=None, **limits):
@@ -298,22 +301,126 @@ def test_drained_service_goes_on_elsewhere(tmp_path):
     assert len(list(tmp_path.glob("sessions/sessions-*"))) == 1
 
 
-def test_folders_that_were_loaded_before_are_old(tmp_path):
-    """A service that loaded them may have stepped them, and failed before it saved."""
+def test_changed_sessions_are_not_loaded_again(tmp_path):
+    """If a service fails, the folder's states are too old. Sessions that it closed must not come back."""
     folder = str(tmp_path)
     drained(LocalPool(WEIGHTS, 4, **INVARIANT), folder, lambda s: step_all(s, ["a"], 3))
-    saves.load(folder, LocalPool(WEIGHTS, 4, **INVARIANT))
+
+    async def fail(change):
+        service = Service(LocalPool(WEIGHTS, 4, **INVARIANT), Limits(), folder)
+        await service.start()
+        if change == "close":
+            await service.close(["a"])
+        elif change == "open":
+            await service.open(["b"])
+        elif change == "step":
+            service.submit(service.find(["a"])[0], np.array([4]), X)
+        service._lock.close()
+        return service.stats()["sessions"]
+
+    assert asyncio.run(fail(None)) == 1
+    for change, left in (("close", 0), ("open", 2), ("step", 1)):
+        assert asyncio.run(fail(change)) == left
+        assert asyncio.run(fail(None)) == 0
+        os.rename(tmp_path / "retired.json", tmp_path / "current.json")
+
+
+def test_folder_is_tried_at_the_start(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        drained(LocalPool(WEIGHTS, 4, **INVARIANT), str(tmp_path / "file"))
+
+
+def test_services_share_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(service_module, "_LOCK_SECONDS", 0.2)
 
     async def play(service):
-        told = []
-        for number in (9, 0, 0):
-            message = service.submit(service.find(["a"])[0], np.array([number]), X)
-            await message.done
-            told.append((message.status[0], message.next[0]))
-        return told
+        other = Service(LocalPool(WEIGHTS, 4, **INVARIANT), Limits(), str(tmp_path))
+        with pytest.raises(OSError, match="another service uses this folder.*" + re.escape(str(tmp_path))):
+            await other.start()
 
-    told, _ = drained(LocalPool(WEIGHTS, 4, **INVARIANT), folder, play)
-    assert told == [(Status.WENT_BACK, 4), (Status.WENT_BACK, 4), (Status.OK, 5)]
+    for _ in range(2):
+        drained(LocalPool(WEIGHTS, 4, **INVARIANT), str(tmp_path), play)
+
+
+def test_nothing_is_closed_while_draining(tmp_path):
+    async def play(service):
+        await service.open(["a"])
+        service.is_draining = True
+        with pytest.raises(DrainingError):
+            await service.close(["a"])
+        service.is_draining = False
+
+    drained(LocalPool(WEIGHTS, 4, **INVARIANT), str(tmp_path), play)
+
+
+def test_drain_ends_in_time():
+    """Rows that wait longer are BUSY."""
+
+    async def play(service):
+        await service.open(["a"])
+        message = service.submit(np.repeat(service.find(["a"])[0], 60), np.zeros(60, int), np.repeat(X, 60, axis=0))
+        await service.drain()
+        told = message.status.tolist()
+        assert told.index(Status.BUSY) > 1
+        assert told == sorted(told)
+
+    async def main():
+        service = Service(SlowPool(4), Limits(max_ticks=1, drain_seconds=1.0))
+        await service.start()
+        await play(service)
+
+    run_fast(main())
+
+
+class SlowPool(ScriptedPool):
+    """A pool whose steps take 0.1 seconds."""
+
+    @property
+    def aio(self):
+        calls = super().aio
+
+        class Calls:
+            def __getattr__(self, name):
+                return getattr(calls, name)
+
+            async def step(self, x, keys):
+                await asyncio.sleep(0.1)
+                return await calls.step(x, keys)
+
+        return Calls()
+
+
+def test_one_session_waits_with_few_rows():
+    async def play(service, step):
+        await service.open(["a", "b"])
+        handles = np.repeat(service.find(["a"])[0], 10)
+        messages = [service.submit(handles, np.zeros(10, int), np.repeat(X, 10, axis=0)) for _ in range(2)]
+        other = service.submit(service.find(["b"])[0], np.array([1]), X)
+        for message in (*messages, other):
+            await message.done
+        told = np.concatenate([message.status for message in messages]).tolist()
+        assert told == [Status.OK] * 12 + [Status.BUSY] * 8
+        assert other.status == [Status.OK]
+        assert await step("a") == ("OK", 14)
+        many = service.submit(np.full(50, 3, np.uint64), np.ones(50, int), np.repeat(X, 50, axis=0))
+        await many.done
+        assert set(many.status) == {Status.NOT_OPEN}
+        assert not service._ticks._waiting._count_of.any()
+
+    run(play, max_session_rows=12, max_ticks=1)
+
+
+def test_last_number_is_not_passed():
+    async def play(service, step):
+        await service.open(["a"])
+        service._sessions.next[service._sessions.slot("a")] = 2**32 - 2
+        assert await step("a") == ("OK", 2**32 - 1)
+        assert await step("a", 2**32 - 2) == ("REPEATED", 2**32 - 1)
+        for number in (0, 2**32 - 1):
+            assert await step("a", number) == ("OUT_OF_ORDER", 2**32 - 1)
+
+    run(play)
 
 
 def test_drain_finishes_waiting_rows():
@@ -334,8 +441,8 @@ def test_damaged_folders_are_refused(tmp_path):
     current, (numbers,) = tmp_path / "current.json", tmp_path.glob("sessions-*/next.json")
     for path, content in (
         (current, "{"),
-        (current, json.dumps({"version": 2, "folder": "sessions-0123456789abcdef", "loaded": False})),
-        (current, json.dumps({"version": 1, "folder": "../elsewhere", "loaded": False})),
+        (current, json.dumps({"version": 2, "folder": "sessions-0123456789abcdef"})),
+        (current, json.dumps({"version": 1, "folder": "../elsewhere"})),
         (numbers, json.dumps({"a": 1})),
         (numbers, json.dumps({"a": 1, "b": 0})),
         (numbers, json.dumps([1, 2])),
@@ -345,8 +452,7 @@ def test_damaged_folders_are_refused(tmp_path):
         with pytest.raises(WeightsFileError, match=path.name):
             saves.load(folder, LocalPool(WEIGHTS, 4, **INVARIANT))
         path.write_text(kept)
-    for is_old in (False, True):
-        assert saves.load(folder, LocalPool(WEIGHTS, 4, **INVARIANT)) == ({"a": 2, "b": 2}, is_old)
+    assert saves.load(folder, LocalPool(WEIGHTS, 4, **INVARIANT)) == {"a": 2, "b": 2}
 
 
 @pytest.mark.nightly
@@ -365,7 +471,7 @@ def test_killed_saves_leave_old_or_new(tmp_path):
     for k in range(30):
         kill_while_saving(save_both, k / 1000)
         pool = LocalPool(WEIGHTS, 4, **INVARIANT)
-        number = saves.load(str(tmp_path), pool)[0]["a"]
+        number = saves.load(str(tmp_path), pool)["a"]
         asyncio.run(compared(pool, number))
 
 
@@ -404,8 +510,18 @@ def test_bad_arguments_raise():
         Limits(max_wait_ms="2")
     with pytest.raises(ValueError, match="max_wait_ms: wanted a number >= 0"):
         Limits(max_wait_ms=-1)
+    with pytest.raises(ValueError, match="drain_seconds: wanted a positive number"):
+        Limits(drain_seconds=0)
     with pytest.raises(ValueError, match="idle_seconds: wanted a positive number, or None"):
         Limits(idle_seconds=0)
+    for options, says in (
+        ({"capacity": 2**23}, "capacity: wanted at most 8388608 sessions in all shards; got 16777216"),
+        ({"num_gpus": -1}, "num_gpus: wanted a number >= 0"),
+        ({"max_connections": 0}, "max_connections: wanted at least 1"),
+        ({"shards": 0}, "shards: wanted at least 1"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            build(WEIGHTS, **({"shards": 2, "capacity": 2} | options))
     square = LSTMWeights.random(4, 4, seed=0)
     with pytest.raises(ValueError, match="pool: wanted weights whose top layer is not residual"):
         run(None, ScriptedPool(weights=StackedWeights([square], residual=True)))

@@ -81,6 +81,7 @@ class WebSocket:
         while True:
             message = await asyncio.wait_for(self._sent.get(), 30)
             if message["type"] == "websocket.close":
+                self._received.put_nowait({"type": "websocket.disconnect", "code": message["code"]})
                 await self._running
                 raise ClosedError(message["code"], message["reason"])
             if message["type"] == "websocket.send":

@@ -72,8 +72,8 @@ ROWS = [
         "own = part.rows[rows[start:stop] - (end - len(part.rows))]",
         "own = rows[start:stop] - (end - len(part.rows))",
     ),
-    ("waiting", "the count of rows is wrong", "self.count -= most - left", "self.count -= most"),
-    ("waiting", "rows without room are lost", "        return rows[room:]", "        return rows[:0]"),
+    ("waiting", "the count of rows is wrong", "self.count -= len(part.rows)", "self.count -= len(part.message)"),
+    ("waiting", "rows without room are lost", "return np.flatnonzero(~has_room)", "return rows[:0]"),
     (
         "open_sessions",
         "handles of closed sessions are good",

@@ -100,6 +100,18 @@ def test_background_commands_ignore_interrupts(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.parametrize(("name", "said"), [("SIGTERM", "terminated"), ("SIGHUP", "hung up")])
+@pytest.mark.parametrize("ignored", ["SIGINT", "SIGUSR1"])
+def test_commands_in_the_background_end(ignored, name, said, tmp_path):
+    """A command in the background ends as others do, also where SIGINT is ignored."""
+    ignore = f"import signal\nsignal.signal(signal.{ignored}, signal.SIG_IGN)\n"
+    ends = PLACES["in the command"].replace("= interrupt", f"= lambda: signal.raise_signal(signal.{name})")
+    (tmp_path / "fusedlstm").write_text(ignore + BEFORE + ends)
+    done = started(tmp_path / "nothing", [str(tmp_path / "fusedlstm")])
+    assert (done.returncode, done.stderr) == (128 + getattr(signal, name), f"fusedlstm: {said}\n")
+
+
 def test_imports_in_other_programs_are_left_alone(tmp_path):
     (tmp_path / "numpy.py").write_text("raise KeyboardInterrupt")
     (tmp_path / "program.py").write_text("import fusedlstm")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from fusedlstm import log
 from fusedlstm.ray.serve.app import app_of
 from fusedlstm.ray.serve.limits import Limits
+from fusedlstm.ray.serve.open_sessions import check_capacity
 from fusedlstm.ray.sharded_pool import ShardedPool
 from fusedlstm.stacked import load_weights
-from fusedlstm.validation.arguments import check_path, check_size
+from fusedlstm.validation.arguments import check_path, check_real, check_size, fail
 
 if TYPE_CHECKING:
     from ray import serve
@@ -30,6 +31,7 @@ def build(
     limits: Limits = Limits(),  # noqa: B008 (it is immutable)
     folder: AnyPath | None = None,
     max_connections: int = 1000,
+    num_gpus: float = 0,
     **options: Any,
 ) -> serve.Application:
     """Return the application of a service, to run with Ray Serve.
@@ -45,23 +47,27 @@ def build(
         folder: where sessions are saved when the service ends, and loaded from when it starts. All machines on which
             the replica may run must share it. None loses them.
         max_connections: the most requests and WebSockets at the same time. As many more wait, and others get 429.
-        options: more options of the ShardedPool, such as `num_gpus` and `snapshot`.
+        num_gpus: the GPUs of each shard.
+        options: more options of the ShardedPool, such as `snapshot`.
 
     Raises:
         TypeError: an argument has the wrong kind.
-        ValueError: a number is too small.
+        ValueError: a number is too small, or there are too many sessions.
     """
-    from ray import serve
-    from ray.serve.config import BackpressureConfig
-
     path = None if folder is None else os.path.abspath(check_path("folder", folder))
     most = check_size("max_connections", max_connections, 1)
+    check_capacity(check_size("shards", shards, 1) * check_size("capacity", capacity, 1))
+    if check_real("num_gpus", num_gpus) < 0:
+        fail(ValueError, "num_gpus", "a number >= 0", str(num_gpus))
     if isinstance(weights, (str, bytes, os.PathLike)):
         weights = os.path.abspath(check_path("weights", weights))
 
+    from ray import serve
+    from ray.serve.config import BackpressureConfig
+
     def make_pool() -> ShardedPool:
         loaded = load_weights(weights) if isinstance(weights, str) else weights
-        return ShardedPool(loaded, shards=shards, capacity=capacity, **options)
+        return ShardedPool(loaded, shards=shards, capacity=capacity, num_gpus=num_gpus, **options)
 
     def make_app() -> Any:
         return app_of(make_pool, limits, path)

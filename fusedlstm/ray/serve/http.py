@@ -111,7 +111,10 @@ async def _open(request: Request) -> Response:
 
 
 async def _close(request: Request) -> Response:
-    await _service(request).close([request.path_params["key"]])
+    try:
+        await _service(request).close([request.path_params["key"]])
+    except DrainingError as error:
+        return _failed(str(error), 503)
     return Response(status_code=204)
 
 
@@ -126,6 +129,8 @@ async def _step(request: Request) -> Response:
     await message.done
     status, after = Status(int(message.status[0])), int(message.next[0])
     if status in (Status.OK, Status.REPEATED):
+        if not np.isfinite(message.h).all():
+            return _failed("the step was done, but its output is not finite", 500, status=status.name, next=after)
         return JSONResponse({"h": message.h[0].tolist(), "status": status.name, "next": after})
     code = 503 if status is Status.BUSY and service.is_draining else _CODES[status]
     return _failed(_SAID[status], code, status=status.name, next=after)

@@ -29,6 +29,7 @@ class Message:
         status: the `Status` of each row, (B,) uint8.
         next: the sequence number of each session's next step, (B,); 0 if it is not open.
         h: the outputs, (B, width) float32.
+        slots: the sessions' slots when the message came.
         done: a future, done when all rows have their status.
     """
 
@@ -40,6 +41,7 @@ class Message:
         self.status = np.full(B, Status.FAILED, np.uint8)
         self.next = np.zeros(B, np.int64)
         self.h = np.zeros((B, width), np.float32)
+        self.slots = np.zeros(0, np.int64)
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left = B
         self._finish_if_done()

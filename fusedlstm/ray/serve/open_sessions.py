@@ -30,7 +30,8 @@ class OpenSessions:
     """The open sessions of a service.
 
     Args:
-        capacity: the most sessions.
+        capacity: the most sessions in the pool. Those that it has lost count until it says so, so here there may be
+            twice as many.
 
     Raises:
         ValueError: the capacity is too large for handles.
@@ -43,9 +44,8 @@ class OpenSessions:
     """
 
     def __init__(self, capacity: int) -> None:
-        if capacity > 2**_SLOT_BITS:
-            fail(ValueError, "capacity", f"at most {2**_SLOT_BITS}", str(capacity), "Use several services")
-        self.capacity = capacity
+        check_capacity(capacity)
+        self.capacity = capacity = 2 * capacity
         self.next = np.ones(capacity, np.int64)
         self.used = np.zeros(capacity)
         self.is_back = np.zeros(capacity, np.bool_)
@@ -124,3 +124,10 @@ class OpenSessions:
     def unused_since(self, when: float) -> list[str]:
         """Return the keys of sessions that were last used before `when`."""
         return self.keys_at(np.flatnonzero((self._handles != 0) & (self.used < when)))
+
+
+def check_capacity(capacity: int) -> None:
+    """Raise ValueError if handles can't name so many sessions."""
+    most = 2 ** (_SLOT_BITS - 1)
+    if capacity > most:
+        fail(ValueError, "capacity", f"at most {most} sessions in all shards", str(capacity), "Use several services")

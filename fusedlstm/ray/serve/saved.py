@@ -1,6 +1,8 @@
 """A drained service's folder: the pool's own folder, the numbers of next steps, and a file that is replaced last.
 
 current.json                  {"version": 1, "folder": "sessions-<16 hex digits>"}
+lock                          held by the service that uses the folder
+retired.json                  what current.json was, until a service had loaded the sessions and changed one
 sessions-<16 hex digits>/     what `save` of the pool wrote, and next.json: {key: number}
 """
 
@@ -10,11 +12,17 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from fusedlstm import atomic_write, files
 from fusedlstm.errors import WeightsFileError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +30,8 @@ if TYPE_CHECKING:
     from fusedlstm.ray.serve.pools import Pool
 
 _VERSION = 1
-_CURRENT = "current.json"
+_LOCK = "lock"
+_CURRENT, _RETIRED = "current.json", "retired.json"
 _NUMBERS = "next.json"
 _NAME = re.compile(r"sessions-[0-9a-f]{16}")
 
@@ -33,22 +42,50 @@ def save(folder: str, pool: Pool, numbers: Mapping[str, int]) -> None:
     own = os.path.join(folder, name)
     pool.save(own)
     atomic_write.replace(os.path.join(own, _NUMBERS), json.dumps(numbers).encode())
-    _point(folder, name, is_loaded=False)
+    text = json.dumps({"version": _VERSION, "folder": name})
+    atomic_write.replace(os.path.join(folder, _CURRENT), text.encode())
     for other in os.listdir(folder):
         if _NAME.fullmatch(other) and other != name:
             shutil.rmtree(os.path.join(folder, other), ignore_errors=True)
 
 
-def _point(folder: str, name: str, *, is_loaded: bool) -> None:
-    text = json.dumps({"version": _VERSION, "folder": name, "loaded": is_loaded})
-    atomic_write.replace(os.path.join(folder, _CURRENT), text.encode())
+def probe(folder: str) -> None:
+    """Make the folder, if needed, and raise OSError unless files can be written there."""
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, f"probe-{uuid.uuid4().hex[:16]}")
+    atomic_write.replace(path, b"")
+    os.unlink(path)
 
 
-def load(folder: str, pool: Pool) -> tuple[dict[str, int], bool]:
-    """Load a folder's sessions into a pool. An empty folder has none.
+def lock(folder: str, seconds: float) -> BinaryIO:
+    """Let no other service use the folder until the returned file is closed, or this process ends.
 
-    Returns:
-        The number of each session's next step, and whether they were loaded before, so that they may be old.
+    Wait so many seconds for a service that ends. Where files can't be locked, as on Windows, this does nothing.
+
+    Raises:
+        OSError: another service uses the folder, or it can't be written.
+    """
+    file = open(os.path.join(folder, _LOCK), "ab")  # noqa: SIM115
+    end = time.monotonic() + seconds
+    while fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                file.close()
+                raise BlockingIOError(error.errno, "another service uses this folder", folder) from None
+            time.sleep(0.1)
+    return file
+
+
+def retire(folder: str) -> None:
+    """Let the folder have no sessions, as those that were loaded have changed. Their files stay until the next save."""
+    os.replace(os.path.join(folder, _CURRENT), os.path.join(folder, _RETIRED))
+
+
+def load(folder: str, pool: Pool) -> dict[str, int]:
+    """Load a folder's sessions into a pool. Return the number of each one's next step. An empty folder has none.
 
     Raises:
         WeightsFileError: a file is damaged or newer, or doesn't fit the pool.
@@ -56,11 +93,11 @@ def load(folder: str, pool: Pool) -> tuple[dict[str, int], bool]:
     """
     current = os.path.join(folder, _CURRENT)
     if not os.path.exists(current):
-        return {}, False
+        return {}
     with files.reading(current, " is damaged"):
         with open(current, encoding="utf-8") as file:
             found = json.load(file)
-        name, is_old = found["folder"], bool(found["loaded"])
+        name = found["folder"]
         if found["version"] != _VERSION or not _NAME.fullmatch(name):
             raise WeightsFileError(f"{current} is newer than this fusedlstm, or damaged")
     own = os.path.join(folder, name)
@@ -73,5 +110,4 @@ def load(folder: str, pool: Pool) -> tuple[dict[str, int], bool]:
     pool.load(own)
     if set(pool.keys) != numbers.keys():
         raise WeightsFileError(f"{path} is damaged: its keys are not those of {own}")
-    _point(folder, name, is_loaded=True)
-    return numbers, is_old
+    return numbers

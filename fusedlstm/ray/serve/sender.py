@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fusedlstm.ray.serve.pools import Pool
     from fusedlstm.ray.serve.waiting import Batch
 
+LAST = 2**32 - 2  # the number of a session's last step, so that the next one is a uint32
 _ATTEMPTS = 10  # a call that only reports news is sent again
 
 
@@ -66,7 +67,7 @@ class Sender:
         self._late: set[asyncio.Task[None]] = set()
         self.rows = 0
 
-    def refuse(self, message: Message, rows: NumpyArray) -> None:
+    def refuse(self, message: Message | Batch, rows: NumpyArray) -> None:
         """Set rows BUSY."""
         message.settle(rows, Status.BUSY, self._next(self._sessions.find(message.handles[rows])), None)
 
@@ -116,11 +117,20 @@ class Sender:
                 slots == NONE,
                 deadlines < self._loop.time(),
                 self._sessions.is_late[slots],
+                (after > LAST) & (sequence >= after),
                 is_untold | (is_back & (sequence > after)),
                 sequence == after,
                 (sequence == after - 1) & (sequence > 0),
             ],
-            [Status.NOT_OPEN, Status.LATE, Status.BUSY, Status.WENT_BACK, Status.OK, Status.REPEATED],
+            [
+                Status.NOT_OPEN,
+                Status.LATE,
+                Status.BUSY,
+                Status.OUT_OF_ORDER,
+                Status.WENT_BACK,
+                Status.OK,
+                Status.REPEATED,
+            ],
             Status.OUT_OF_ORDER,
         )
         return status.astype(np.uint8)

@@ -20,12 +20,14 @@ from fusedlstm.validation.weights import as_layers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Sequence
+    from typing import BinaryIO
 
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.ray.serve.limits import Limits
     from fusedlstm.ray.serve.pools import Pool
 
 _ATTEMPTS = 10
+_LOCK_SECONDS = 30.0  # how long to wait for a service that uses the folder, and is ending
 
 
 class DrainingError(RuntimeError):
@@ -58,31 +60,42 @@ class Service:
         self.drained = asyncio.Event()
         self._pool, self._folder = pool, folder
         self._loop = asyncio.get_running_loop()
-        self._sessions = OpenSessions(2 * pool.capacity)  # those that are lost count until the pool says so
+        self._sessions = OpenSessions(pool.capacity)
         self._sender = Sender(pool, self._sessions, self._hear, limits.answer_seconds)
         self._ticks = Ticks(self._sender, self._sessions, limits)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._heard = 0
+        self._lock: BinaryIO | None = None
+        self._is_fresh = False  # whether nothing has changed since sessions were loaded
         self._gone = {"lost": 0, "idle": 0}
 
     async def start(self) -> None:
         """Load the folder's sessions, if there are any, and prepare the pool for its largest tick.
 
-        If another service has loaded the folder before, and failed since, the sessions went back by as many steps as
-        that did. Clients are told.
+        From the first use of the service on, they are not loaded again. If the service fails, they are lost, as the
+        states in the folder are too old.
 
         Raises:
-            OSError, WeightsFileError: the folder can't be read, or doesn't fit the weights or the capacity.
+            OSError, WeightsFileError: the folder can't be read or written, another service uses it, or it doesn't fit
+                the weights or the capacity.
         """
         prepare = getattr(self._pool.aio, "prepare", None)
         if prepare is not None:
             await prepare(min(self.limits.max_rows, self._pool.capacity))
         if self._folder is not None:
-            found, is_old = await asyncio.to_thread(saved.load, self._folder, self._pool)
-            self._sessions.add(list(found), self._loop.time(), found.values())
-            if is_old:
-                self._sessions.go_back(dict.fromkeys(found, 0))
+            await self._load(self._folder)
         self._idle = self._loop.create_task(self._close_idle())
+
+    async def _load(self, folder: str) -> None:
+        await asyncio.to_thread(saved.probe, folder)
+        self._lock = await asyncio.to_thread(saved.lock, folder, _LOCK_SECONDS)
+        try:
+            found = await asyncio.to_thread(saved.load, folder, self._pool)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._sessions.add(list(found), self._loop.time(), found.values())
+        self._is_fresh = bool(found)
 
     def _keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something to its end, even if the client that waits for it goes away."""
@@ -122,8 +135,7 @@ class Service:
 
     async def _open(self, keys: Sequence[str]) -> list[bool]:
         for _ in range(_ATTEMPTS):
-            if self.is_draining:
-                raise DrainingError("the service is ending")
+            self._begin_change()
             new = [key for key in dict.fromkeys(keys) if key not in self._sessions]
             if len(new) + len(self._sessions) > self._sessions.capacity:
                 raise PoolFullError(f"there is no room for {len(new)} more sessions")
@@ -141,14 +153,27 @@ class Service:
         raise PoolFullError("shards are restarting: try again")
 
     async def close(self, keys: Sequence[str]) -> None:
-        """Close those of these sessions that are open. Their rows that still wait are not stepped."""
+        """Close those of these sessions that are open. Their rows that still wait are not stepped.
+
+        Raises:
+            DrainingError: the service is ending.
+        """
         await asyncio.shield(self._keep(self._close(keys)))
 
     async def _close(self, keys: Sequence[str]) -> None:
+        self._begin_change()
         there = [key for key in dict.fromkeys(keys) if key in self._sessions]
         if there:
             self._sessions.remove(there)
             await self._answer(self._pool.aio.close(there))
+
+    def _begin_change(self) -> None:
+        """Raise DrainingError if the service is ending. The first change makes saved states old."""
+        if self.is_draining:
+            raise DrainingError("the service is ending")
+        if self._is_fresh and self._folder is not None:
+            saved.retire(self._folder)
+        self._is_fresh = False
 
     async def _answer(self, call: Awaitable[None]) -> None:
         """Wait for an `open` or `close`, and hear what it reports. A late one goes on, as later calls follow it."""
@@ -190,6 +215,7 @@ class Service:
         if self.is_draining:
             self._sender.refuse(message, np.arange(len(message)))
         else:
+            self._begin_change()
             self._ticks.add(message)
         return message
 
@@ -205,7 +231,7 @@ class Service:
             return
         self.is_draining = True
         try:
-            await self._ticks.finish()
+            await self._ticks.finish(self.limits.drain_seconds)
             self._idle.cancel()
             await asyncio.wait({*self._tasks, self._idle})
             if self._folder is not None:
@@ -214,6 +240,8 @@ class Service:
             log.warning("the sessions were not saved: %s", error)
             raise
         finally:
+            if self._lock is not None:
+                self._lock.close()
             self.drained.set()
 
     async def _save(self, folder: str) -> None:

@@ -14,21 +14,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from starlette.websockets import WebSocketDisconnect
 
-from fusedlstm import frames
+from fusedlstm import frames, log
 from fusedlstm.errors import PoolFullError
 from fusedlstm.ray.serve.http import BadRequestError, check_key, parse
 from fusedlstm.ray.serve.service import DrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from starlette.websockets import WebSocket
 
+    from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.ray.serve.messages import Message
     from fusedlstm.ray.serve.service import Service
 
-_MALFORMED, _TOO_LARGE, _RESTARTS = 1007, 1009, 1012  # codes with which a WebSocket is closed
-_MOST_UNANSWERED = 64  # messages of a connection. Then it is not read until one is answered
+_MALFORMED, _TOO_LARGE, _FAILED, _RESTARTS = 1007, 1009, 1011, 1012  # codes with which a WebSocket is closed
+# A connection with so many unanswered messages, or with so many times the longest message in bytes of them and their
+# replies, is not read until one is answered.
+_MOST_UNANSWERED, _MOST_HELD = 64, 4
 _MOST_REASON = 120  # bytes
 
 
@@ -46,6 +47,7 @@ class _Connection:
     def __init__(self, websocket: WebSocket, service: Service) -> None:
         self._websocket, self._service = websocket, service
         self._unanswered: set[asyncio.Task[None]] = set()
+        self._held = 0  # bytes
         self._sending = asyncio.Lock()
 
     async def run(self) -> None:
@@ -89,7 +91,8 @@ class _Connection:
             await self._control(parse(content))
         else:
             self._step(content)
-        if len(self._unanswered) >= _MOST_UNANSWERED:
+        most = _MOST_HELD * self._service.limits.max_message_bytes
+        while len(self._unanswered) >= _MOST_UNANSWERED or self._held > most:
             await asyncio.wait(self._unanswered, return_when=asyncio.FIRST_COMPLETED)
 
     def _step(self, data: bytes) -> None:
@@ -97,17 +100,26 @@ class _Connection:
         request = frames.decode_request(data, service.input_size)
         if len(request.handles) > service.limits.max_waiting_rows:
             raise TooLargeError(f"wanted at most {service.limits.max_waiting_rows} rows; got {len(request.handles)}")
+        reply = frames.reply_bytes(len(request.handles), service.width)
+        if reply > service.limits.max_message_bytes:
+            raise TooLargeError(f"the reply would have {reply} bytes, more than {service.limits.max_message_bytes}")
+        if not np.isfinite(request.x).all():
+            raise BadRequestError("x: wanted finite numbers")
         message = service.submit(request.handles, request.sequence, request.x, request.deadline_ms)
-        self._keep(self._answer(message, request.message_id))
-
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        self._held += len(data) + reply
+        task = asyncio.create_task(self._answer(message, request.message_id, len(data) + reply))
         self._unanswered.add(task)
         task.add_done_callback(self._unanswered.discard)
 
-    async def _answer(self, message: Message, message_id: int) -> None:
-        await message.done
-        await self._send("bytes", frames.encode_reply(message_id, message.status, message.next, message.h))
+    async def _answer(self, message: Message, message_id: int, held: int) -> None:
+        try:
+            await message.done
+            await self._send("bytes", frames.encode_reply(message_id, message.status, message.next, message.h))
+        except Exception as error:
+            log.warning("a message was not answered: %s", error)
+            await self._close(_FAILED, "the message can't be answered")
+        finally:
+            self._held -= held
 
     async def _send(self, kind: str, content: str | bytes) -> None:
         try:
@@ -125,17 +137,27 @@ class _Connection:
         elif name == "close":
             if not all(type(handle) is int and 0 <= handle < 2**64 for handle in values):
                 raise BadRequestError("close: wanted handles")
-            keys = self._service.keys_of(np.array(values, np.uint64))
-            await self._service.close(keys)
-            await self._send("text", json.dumps({"closed": len(keys)}))
+            await self._close_sessions(np.array(values, np.uint64))
         else:
             raise BadRequestError(f"wanted open or close; got {name[:20]!r}")
+
+    async def _close_sessions(self, handles: NumpyArray) -> None:
+        keys = self._service.keys_of(handles)
+        try:
+            await self._service.close(keys)
+        except DrainingError as error:
+            await self._refuse(error)
+        else:
+            await self._send("text", json.dumps({"closed": len(keys)}))
+
+    async def _refuse(self, error: Exception) -> None:
+        await self._send("text", json.dumps({"error": str(error), "retry_after": 1}))
 
     async def _open(self, keys: list[str]) -> None:
         try:
             await self._service.open(keys)
         except (PoolFullError, DrainingError) as error:
-            await self._send("text", json.dumps({"error": str(error), "retry_after": 1}))
+            await self._refuse(error)
             return
         handles, after = self._service.find(keys)
         opened = list(zip(keys, handles.tolist(), after.tolist(), strict=True))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fusedlstm.ray.serve.open_sessions import NONE
 from fusedlstm.ray.serve.waiting import Waiting
 
@@ -34,7 +36,7 @@ class Ticks:
 
     def __init__(self, sender: Sender, sessions: OpenSessions, limits: Limits) -> None:
         self._sender, self._sessions, self._limits = sender, sessions, limits
-        self._waiting = Waiting(sessions.capacity, limits.max_waiting_rows)
+        self._waiting = Waiting(sessions.capacity, limits.max_waiting_rows, limits.max_session_rows)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -47,16 +49,20 @@ class Ticks:
 
     def add(self, message: Message) -> None:
         """Take a message's rows. Those for which there is no room are BUSY at once."""
-        refused = self._waiting.add(message, self._loop.time())
+        slots = self._sessions.find(message.handles)
+        refused = self._waiting.add(message, slots, self._loop.time())
         if len(refused):
             self._sender.refuse(message, refused)
-        slots = self._sessions.find(message.handles)
         self._sessions.used[slots[slots != NONE]] = self._loop.time()
         self._go()
 
-    async def finish(self) -> None:
-        """Wait until no row waits, and all ticks were answered or are late."""
+    async def finish(self, seconds: float) -> None:
+        """Wait until no row waits, and all ticks were answered or are late. After these seconds, rows are BUSY."""
+        end = self._loop.time() + seconds
         while self._waiting.count or self._tasks:
+            if self._waiting.count and self._loop.time() > end:
+                batch = self._waiting.take_all()
+                self._sender.refuse(batch, np.arange(len(batch)))
             await asyncio.sleep(0.005)
 
     def _go(self) -> None:

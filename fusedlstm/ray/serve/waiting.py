@@ -66,29 +66,47 @@ class Waiting:
     Args:
         capacity: the most sessions.
         most: the most rows.
+        most_of_one: the most rows of one session.
     """
 
-    def __init__(self, capacity: int, most: int) -> None:
-        self._most = most
+    def __init__(self, capacity: int, most: int, most_of_one: int) -> None:
+        self._most, self._most_of_one = most, most_of_one
         self._parts: deque[Part] = deque()
         self.count = 0
         # The last tick that took a row of a session, and scratch. The last element is of rows without a session.
         self._taken_in = np.zeros(capacity + 1, np.int64)
         self._row_of = np.empty(capacity + 1, np.int64)
         self._tick = 0
+        self._count_of = np.zeros(capacity + 1, np.int64)  # the rows of each slot's session that wait
 
     def since(self) -> float:
         """Return when the first row came."""
         return self._parts[0].since
 
-    def add(self, message: Message, now: float) -> NumpyArray:
-        """Add a message's rows. Return those for which there is no room."""
-        rows = np.arange(len(message))
-        room = self._most - self.count
-        if len(rows[:room]):
-            self._parts.append(Part(message, rows[:room], now))
-            self.count += len(rows[:room])
-        return rows[room:]
+    def add(self, message: Message, slots: NumpyArray, now: float) -> NumpyArray:
+        """Add a message's rows, whose slots are given. Return those for which there is no room."""
+        has_room = self._count_of[slots] + _ranks(slots) < self._most_of_one
+        has_room |= slots == NONE
+        has_room[np.flatnonzero(has_room)[self._most - self.count :]] = False
+        rows = np.flatnonzero(has_room)
+        message.slots = slots
+        if len(rows):
+            self._parts.append(Part(message, rows, now))
+            self.count += len(rows)
+            np.add.at(self._count_of, slots[rows], 1)
+        return np.flatnonzero(~has_room)
+
+    def take_all(self) -> Batch:
+        """Remove all rows."""
+        taken = self._pop(self.count)
+        self._forget(taken)
+        return Batch(taken)
+
+    def _forget(self, parts: Sequence[Part]) -> None:
+        """Count rows as removed."""
+        for part in parts:
+            self.count -= len(part.rows)
+            np.subtract.at(self._count_of, part.message.slots[part.rows], 1)
 
     def take(self, most: int, sessions: OpenSessions) -> Batch:
         """Remove up to `most` rows of different sessions, the first that came. The others keep their order."""
@@ -110,7 +128,7 @@ class Waiting:
                         parts.append(part._replace(rows=rows))
             left -= int(is_taken.sum())
         self._parts.extendleft(reversed(later))
-        self.count -= most - left
+        self._forget(taken)
         return Batch(taken)
 
     def _pop(self, most: int) -> list[Part]:
@@ -133,3 +151,13 @@ class Waiting:
         self._taken_in[slots[is_first]] = self._tick
         found: NumpyArray = is_first | (slots == NONE)
         return found
+
+
+def _ranks(slots: NumpyArray) -> NumpyArray:
+    """Return for each row how many rows before it have the same slot."""
+    order = np.argsort(slots, kind="stable")
+    ordered, rows = slots[order], np.arange(len(slots))
+    is_new = np.r_[True, ordered[1:] != ordered[:-1]][: len(slots)]
+    ranks = np.empty_like(rows)
+    ranks[order] = rows - np.maximum.accumulate(np.where(is_new, rows, 0))
+    return ranks
