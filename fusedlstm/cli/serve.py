@@ -123,7 +123,8 @@ def _run(say: Callable[[str], None], application: Any, options: argparse.Namespa
         serve.start(http_options={"host": options.host, "port": options.port})
         try:
             serve.run(application, name=_NAME, route_prefix="/")
-            say(f"listening at http://{options.host}:{options.port}")
+            host = f"[{options.host}]" if ":" in options.host else options.host
+            say(f"listening at http://{host}:{options.port}")
             threading.Event().wait()
         finally:
             serve.delete(_NAME)  # waits until the service has finished its rows and saved its sessions

@@ -85,7 +85,7 @@ def test_full_pool_says_when_to_retry():
             assert (await request(app, "PUT", f"/sessions/{k}"))[0] == 201
         status, said, headers = await request(app, "PUT", "/sessions/one-more")
         assert (status, headers["retry-after"]) == (503, "1")
-        assert "at most 0" in said["error"]
+        assert said["error"] == "there is no room for 1 more sessions"
         socket = WebSocket(app)
         assert (await socket.ask({"open": ["one-more", "0"]})).keys() == {"error", "retry_after"}
         assert (await socket.ask({"open": ["0"]}))["opened"][0][2] == 1
@@ -145,7 +145,10 @@ def test_bad_bodies_say_what_is_wrong():
         for body, code, says in BAD_BODIES:
             status, said, _ = await request(app, "POST", "/sessions/a/steps", body, chunk=100_000)
             assert (status, says in said["error"]) == (code, True), (body, said)
-        assert (await request(app, "PUT", f"/sessions/{'k' * 201}"))[0] == 400
+        for key in ("k" * 201, ""):
+            assert (await request(app, "PUT", f"/sessions/{key}"))[0] == 400
+        assert (await request(app, "PUT", "/sessions/a/b"))[1]["session"] == "a/b"
+        assert (await request(app, "POST", "/sessions/a/b/steps", {"x": [0, 0]}))[0] == 400
         assert (await request(app, "GET", "/elsewhere"))[0] == 404
         assert (await request(app, "POST", "/sessions/a"))[0] == 405
         assert app.state.service.stats()["rows"] == 0
@@ -337,6 +340,30 @@ def test_refused_messages_keep_no_memory():
     finally:
         tracemalloc.stop()
     assert after < before + 20_000  # to keep the rows of 60 rounds would need 10 times that
+
+
+def test_pages_of_other_sites_are_refused():
+    """A browser on this machine would send their requests."""
+    host = (b"host", b"127.0.0.1:8000")
+
+    async def play(app):
+        for origin, allowed in (
+            (b"https://evil.example", False),
+            (b"http://[", False),
+            (b"http://127.0.0.1:8000", True),
+        ):
+            headers = [host, (b"origin", origin)]
+            status, _, _ = await request(app, "PUT", "/sessions/a", headers=headers)
+            assert status in ((200, 201) if allowed else (403,))
+            socket = WebSocket(app, headers=headers)
+            if allowed:
+                assert (await socket.ask({"open": ["a"]}))["opened"]
+                await socket.close()
+            else:
+                with pytest.raises(ClosedError, match="1008"):
+                    await socket.ask({"open": ["a"]})
+
+    run(play)
 
 
 def test_too_many_rows_are_busy():

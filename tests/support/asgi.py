@@ -27,11 +27,18 @@ async def lifespan(app):
         running.cancel()
 
 
-async def request(app, method, path, body=b"", chunk=2**16):
+async def request(app, method, path, body=b"", chunk=2**16, headers=()):
     """Return the status, the content, decoded if it is JSON, and the headers of a response."""
     if not isinstance(body, bytes):
         body = json.dumps(body).encode()
-    scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b"", "root_path": ""}
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "headers": list(headers),
+        "query_string": b"",
+        "root_path": "",
+    }
     parts = [body[k : k + chunk] for k in range(0, len(body), chunk)] or [b""]
     received = iter([{"type": "http.request", "body": part, "more_body": part is not parts[-1]} for part in parts])
     sent = []
@@ -56,10 +63,10 @@ class WebSocket:
         reads: clear it, and the app's sends wait until it is set.
     """
 
-    def __init__(self, app, path="/stream"):
+    def __init__(self, app, path="/stream", headers=()):
         self._received, self._sent, self.reads = asyncio.Queue(), asyncio.Queue(), asyncio.Event()
         self.reads.set()
-        scope = {"type": "websocket", "path": path, "headers": [], "query_string": b"", "root_path": ""}
+        scope = {"type": "websocket", "path": path, "headers": list(headers), "query_string": b"", "root_path": ""}
         scope |= {"raw_path": path.encode(), "subprotocols": []}
         self._received.put_nowait({"type": "websocket.connect"})
         self._running = asyncio.ensure_future(app(scope, self._received.get, self._put))

@@ -7,10 +7,12 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import WebSocketRoute
 
 from fusedlstm.ray.serve import http
 from fusedlstm.ray.serve.limits import Limits
+from fusedlstm.ray.serve.origin import SameOrigin
 from fusedlstm.ray.serve.service import Service
 from fusedlstm.ray.serve.stream import stream
 
@@ -48,4 +50,5 @@ def app_of(
         finally:
             shutdown()
 
-    return Starlette(routes=[*http.routes(), WebSocketRoute("/stream", stream)], lifespan=lifespan)
+    routes = [*http.routes(), WebSocketRoute("/stream", stream)]
+    return Starlette(routes=routes, middleware=[Middleware(SameOrigin)], lifespan=lifespan)

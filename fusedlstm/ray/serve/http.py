@@ -54,9 +54,9 @@ def routes() -> list[Route]:
     """Return the routes of one session a request."""
     return [
         Route("/sessions", _count, methods=["GET"]),
-        Route("/sessions/{key}", _open, methods=["PUT"]),
-        Route("/sessions/{key}", _close, methods=["DELETE"]),
-        Route("/sessions/{key}/steps", _step, methods=["POST"]),
+        Route("/sessions/{key:path}/steps", _step, methods=["POST"]),
+        Route("/sessions/{key:path}", _open, methods=["PUT"]),
+        Route("/sessions/{key:path}", _close, methods=["DELETE"]),
     ]
 
 
@@ -106,7 +106,7 @@ async def _open(request: Request) -> Response:
         return _failed(str(error), 503)
     handles, after = service.find([key])
     if not handles[0]:
-        return _failed("a shard died while it opened the session: try again", 503)
+        return _failed("the session was closed or lost while it was opened: try again", 503)
     return JSONResponse({"session": key, "handle": int(handles[0]), "next": int(after[0])}, 201 if is_new[0] else 200)
 
 

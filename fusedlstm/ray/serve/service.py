@@ -144,6 +144,8 @@ class Service:
             except SessionsLostError as error:  # it only reported news
                 self._hear(error)
                 continue
+            except PoolFullError as error:
+                raise PoolFullError(f"there is no room for {len(new)} more sessions") from error
             self._sessions.add(new, self._loop.time())
             if call is not None:
                 await self._answer(call)
