@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from benchmarks.serving import cpu_time
 from benchmarks.serving.load import Load, Result
@@ -76,21 +77,26 @@ class Socket:
             await self.connection.send(message)
 
     async def receive(self) -> None:
-        """Take replies until this is cancelled."""
-        async for message in self.connection:
-            self.last_reply = time.monotonic()
-            reply = frames.decode_reply(message, self.load.size)
-            late = self.last_reply - self.waiting.pop(reply.message_id)
-            group, refused = reply.message_id % self.load.groups, reply.status != frames.Status.OK
-            self.refused += refused.sum()
-            self.stepped += len(refused) - refused.sum()
-            if refused.any():  # later messages ask for the steps that the sessions wait for
-                self.all_ok = False
-                self.sequence[group, refused] = reply.next[refused]
-            else:
-                self.latencies.append(late)
-            if self.all_ok and self.number < CHECKED and not group:
-                self.heard.append(reply.h[:WATCHED].copy())
+        """Take replies until this is cancelled, or the connection is closed."""
+        with contextlib.suppress(ConnectionClosed):  # then `send` raises it, or replies are missing
+            async for message in self.connection:
+                self.take(message)
+
+    def take(self, message: bytes) -> None:
+        """Take a reply."""
+        self.last_reply = time.monotonic()
+        reply = frames.decode_reply(message, self.load.size)
+        late = self.last_reply - self.waiting.pop(reply.message_id)
+        group, refused = reply.message_id % self.load.groups, reply.status != frames.Status.OK
+        self.refused += refused.sum()
+        self.stepped += len(refused) - refused.sum()
+        if refused.any():  # later messages ask for the steps that the sessions wait for
+            self.all_ok = False
+            self.sequence[group, refused] = reply.next[refused]
+        else:
+            self.latencies.append(late)
+        if self.all_ok and self.number < CHECKED and not group:
+            self.heard.append(reply.h[:WATCHED].copy())
 
     def check(self) -> None:
         """Compare the outputs so far with a local LSTM's."""
@@ -169,4 +175,7 @@ async def main(url: str, load: Load, process: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Load.from_json(sys.argv[2]), int(sys.argv[3])))
+    try:
+        asyncio.run(main(sys.argv[1], Load.from_json(sys.argv[2]), int(sys.argv[3])))
+    except ConnectionClosed as error:
+        raise SystemExit(f"the service closed a connection: {error}") from None

@@ -24,7 +24,7 @@ ON_RAY = ("serve", "sharded")
 
 def run(module, *arguments):
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=100)
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.mark.parametrize(
