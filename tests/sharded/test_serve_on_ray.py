@@ -17,7 +17,6 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 from fusedlstm import frames
 from fusedlstm.frames import Status
-from fusedlstm.ray.call import Call
 from fusedlstm.ray.serve import Limits, build
 from fusedlstm.ray.serve.service import Service
 
@@ -106,7 +105,6 @@ async def beside_a_hung_shard(pool):
     return told
 
 
-@pytest.mark.skipif(not hasattr(Call, "within"), reason="calls wait for the pool's timeout")
 def test_hung_shard_holds_no_other_rows(pool):
     told = asyncio.run(beside_a_hung_shard(pool))
     hung = [row for row in range(9) if told[1][row] == "FAILED"]
