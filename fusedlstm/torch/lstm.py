@@ -43,7 +43,8 @@ class LSTM(Cells):
     Gradients flow through outputs, states and `reset_to`, but not across resets. At the corners of clips and functions
     they are TensorFlow's: a clip passes the gradient up to and at its limit. Second derivatives, forward mode and
     torch.func's transforms raise NotImplementedError. torch.compile, torch.export and autocast work: under autocast, xs
-    and states are converted to the module's dtype.
+    and states are converted to the module's dtype. Use torch.utils.checkpoint with use_reentrant=False, as its other
+    form drops the gradients of final states.
 
     A call uses at most as many threads as `torch.get_num_threads` returns, if NumPy's BLAS is an OpenBLAS that can be
     limited.
