@@ -142,11 +142,21 @@ class LSTM(Cells):
         first = forms[0]
         self.input_size, self.hidden_size, self.proj_size = first.input_size, first.hidden_size, first.proj_size or 0
         self.num_layers, self.bias = len(slices), first.bias
-        self.batch_first, self.dropout, self.checkpoint_every = batch_first, dropped, every
+        self.batch_first, self.dropout = batch_first, dropped
         self.directions, self.residual = tuple(directions), added
         self.bidirectional = set(directions) == {ways.BOTH}
         self._cells = [range(which.start, which.stop) for which in slices]
-        self._layers = [self._described_each_way(layer) for layer in range(len(slices))]
+        self.checkpoint_every = every
+
+    @property
+    def checkpoint_every(self) -> int | None:
+        """The number of steps between checkpoints, or None. Set it for the next calls."""
+        return self._every
+
+    @checkpoint_every.setter
+    def checkpoint_every(self, every: int | None) -> None:
+        self._every = None if every is None else check_size("checkpoint_every", every, 1)
+        self._layers = [self._described_each_way(layer) for layer in range(self.num_layers)]
 
     def _described_each_way(self, layer: int) -> dict[tuple[bool, ...], str]:
         """Return a layer as JSON, by whether a call is reversed, repeats the last outputs, and is exported."""
@@ -156,7 +166,7 @@ class LSTM(Cells):
                 direction=ways.BACKWARD if reverse else self.directions[layer],
                 residual=self.residual[layer],
                 repeats=repeats,
-                every=None if exports else self.checkpoint_every,  # a number of checkpoints would fix T
+                every=None if exports else self._every,  # a number of checkpoints would fix T
             )
             for reverse, repeats, exports in itertools.product((False, True), repeat=3)
         }
