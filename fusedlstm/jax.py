@@ -96,7 +96,7 @@ def lstm(
     form = weights_over(arrays, options)
     check_arrays(form)
     check_trainable(StackedWeights([form]))
-    xs, (state, reset_to) = jax.numpy.asarray(xs), jax.tree.map(jax.numpy.asarray, (state, reset_to))
+    xs, state, reset_to = _array("xs", xs), _checked("state", state), _checked("reset_to", reset_to)
     checks = SequenceChecks(choose("numpy"), StackedWeights([form]), "jax.numpy.asarray", batch_first=False)
     checks.check_xs(_stand_in(xs))
     T, B, _ = xs.shape
@@ -104,7 +104,6 @@ def lstm(
         h, c = (jax.numpy.zeros((B, size), xs.dtype) for size in (form.output_size, form.hidden_size))
         state = _state(h, c)
     own = checks.layer_checks[0]
-    check_state_type(state)
     own.check_state("state", jax.tree.map(_stand_in, state), {**own.sizes, "B": B})
     if reset_to is not None:
         own.check_reset(jax.tree.map(_stand_in, reset_to), is_first, B)
@@ -123,7 +122,22 @@ def _arrays(weights: Any) -> dict[str, Any]:
     if not isinstance(weights, Mapping) or not {"weight_ih", "weight_hh"} <= set(weights) <= set(ARRAYS):
         got = f"the names {', '.join(map(str, weights))}" if isinstance(weights, Mapping) else describe_type(weights)
         fail(TypeError, "weights", "a dictionary with names of LSTMWeights's arrays", got, "Use weights.arrays()")
-    return {name: jax.numpy.asarray(weights[name]) for name in ARRAYS if weights.get(name) is not None}
+    return {name: _array(name, weights[name]) for name in ARRAYS if weights.get(name) is not None}
+
+
+def _checked(name: str, state: Any) -> LSTMState | None:
+    """Return a state of JAX's arrays, or None if it is None. Raise unless it is an LSTMState."""
+    if state is None:
+        return None
+    check_state_type(state, name)
+    return _state(_array(f"{name}.h", state.h), _array(f"{name}.c", state.c))
+
+
+def _array(name: str, value: Any) -> jax.Array:
+    try:
+        return jax.numpy.asarray(value)
+    except (TypeError, ValueError):
+        fail(TypeError, name, "an array", describe_type(value))
 
 
 def _stand_in(array: jax.Array) -> np.ndarray[Any, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Lengths, mask and is_first.
 Flags: TypeAlias = "tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]"
 
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _NOT_YET = "a tensor on the CPU, the only device of fusedlstm.torch so far"
 _ELSEWHERE = "Use .cpu() for tensors and modules, or torch.nn.LSTM"
 
@@ -28,8 +29,14 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
+def check_module_dtype(name: str, dtype: Any) -> None:
+    """Raise TypeError unless modules can have this dtype."""
+    if dtype not in _DTYPES:
+        fail(TypeError, name, f"a dtype of {', '.join(map(str, _DTYPES))}", str(dtype))
+
+
 def check_tensor(name: str, value: Any, dtype: torch.dtype, whose: str = "the module's") -> None:
-    """Raise unless `value` is a tensor on the CPU, and has this dtype."""
+    """Raise unless `value` is a dense tensor on the CPU, and has this dtype."""
     check_array(name, value, torch.Tensor, "cpu", f"Use torch.as_tensor({name})")
     check_place(name, value)
     if value.dtype != dtype:
@@ -44,9 +51,13 @@ def check_parameter(name: str, value: Any, shape: tuple[int, ...], dtype: torch.
 
 
 def check_place(name: str, tensor: torch.Tensor) -> None:
-    """Raise ValueError unless a tensor is on the CPU."""
+    """Raise ValueError unless a tensor is on the CPU, with its elements in strided memory."""
     if tensor.device.type != "cpu":
         fail(ValueError, name, _NOT_YET, f"one on {tensor.device}", _ELSEWHERE)
+    if tensor.is_nested:
+        fail(ValueError, name, "a dense tensor", "a nested one", f"Use {name}.to_padded_tensor(0), and pass lengths")
+    if tensor.layout != torch.strided:
+        fail(ValueError, name, "a dense tensor", f"layout {tensor.layout}", f"Use {name}.to_dense()")
 
 
 def check_input(name: str, xs: Any, dtype: torch.dtype, shape: str, I: int, hint: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -42,7 +43,8 @@ class LSTM(Cells):
     Gradients flow through outputs, states and `reset_to`, but not across resets. At the corners of clips and functions
     they are TensorFlow's: a clip passes the gradient up to and at its limit. Second derivatives, forward mode and
     torch.func's transforms raise NotImplementedError. torch.compile, torch.export and autocast work: under autocast, xs
-    and states are converted to the module's dtype.
+    and states are converted to the module's dtype. Use torch.utils.checkpoint with use_reentrant=False, as its other
+    form drops the gradients of final states.
 
     A call uses at most as many threads as `torch.get_num_threads` returns, if NumPy's BLAS is an OpenBLAS that can be
     limited.
@@ -67,7 +69,7 @@ class LSTM(Cells):
         forget_bias: added to the initial values of the forget gates' biases.
         checkpoint_every: the number of steps between checkpoints. A call then saves h of every step, but c only at
             checkpoints. Its backward pass takes the steps in between again. None saves h, c and the gates of every
-            step.
+            step, and so do exported programs.
         options: cell_clip, proj_clip, activation, output_activation, gate_activation, gate_clip and coupled_gate, as in
             `fusedlstm.LSTMWeights`.
 
@@ -140,25 +142,34 @@ class LSTM(Cells):
         first = forms[0]
         self.input_size, self.hidden_size, self.proj_size = first.input_size, first.hidden_size, first.proj_size or 0
         self.num_layers, self.bias = len(slices), first.bias
-        self.batch_first, self.dropout, self.checkpoint_every = batch_first, dropped, every
+        self.batch_first, self.dropout = batch_first, dropped
         self.directions, self.residual = tuple(directions), added
         self.bidirectional = set(directions) == {ways.BOTH}
         self._cells = [range(which.start, which.stop) for which in slices]
-        self._layers = [self._described_both_ways(layer) for layer in range(len(slices))]
+        self.checkpoint_every = every
 
-    def _described_both_ways(self, layer: int) -> dict[tuple[bool, bool], str]:
-        """Return a layer as JSON, by whether a call is reversed and whether it repeats the last outputs."""
-        texts, direction = {}, self.directions[layer]
-        for reverse in (False, True):
-            for repeats in (False, True):
-                texts[reverse, repeats] = self._described(
-                    self._cells[layer],
-                    direction=ways.BACKWARD if reverse else direction,
-                    residual=self.residual[layer],
-                    repeats=repeats,
-                    every=self.checkpoint_every,
-                )
-        return texts
+    @property
+    def checkpoint_every(self) -> int | None:
+        """The number of steps between checkpoints, or None. Set it for the next calls."""
+        return self._every
+
+    @checkpoint_every.setter
+    def checkpoint_every(self, every: int | None) -> None:
+        self._every = None if every is None else check_size("checkpoint_every", every, 1)
+        self._layers = [self._described_each_way(layer) for layer in range(self.num_layers)]
+
+    def _described_each_way(self, layer: int) -> dict[tuple[bool, ...], str]:
+        """Return a layer as JSON, by whether a call is reversed, repeats the last outputs, and is exported."""
+        return {
+            (reverse, repeats, exports): self._described(
+                self._cells[layer],
+                direction=ways.BACKWARD if reverse else self.directions[layer],
+                residual=self.residual[layer],
+                repeats=repeats,
+                every=None if exports else self._every,  # a number of checkpoints would fix T
+            )
+            for reverse, repeats, exports in itertools.product((False, True), repeat=3)
+        }
 
     @classmethod
     def from_weights(
@@ -263,8 +274,8 @@ class LSTM(Cells):
             if layer and self.dropout:
                 xs = torch.nn.functional.dropout(xs, self.dropout, self.training)
             is_top = layer == self.num_layers - 1
-            described = self._layers[layer][reverse, masked_outputs == "last" and is_top]
-            xs, last = self._run_layer(cells, described, xs, state, flags, reset_to)
+            way = reverse, masked_outputs == "last" and is_top, torch.compiler.is_exporting()
+            xs, last = self._run_layer(cells, self._layers[layer][way], xs, state, flags, reset_to)
             finals += last
         return self._by_time(xs), states_of(finals)
 

@@ -16,7 +16,7 @@ from fusedlstm.convert.torch.writing import to_tensor
 from fusedlstm.convert.writing import write
 from fusedlstm.layer_call import Layer
 from fusedlstm.state import LSTMState
-from fusedlstm.torch.checks import check_parameter, check_place, state_dtype
+from fusedlstm.torch.checks import check_module_dtype, check_parameter, check_place, state_dtype
 from fusedlstm.torch.operator import check_no_transform
 from fusedlstm.torch.operator import layer as run_layer
 from fusedlstm.weights import DEFAULTS, LSTMWeights
@@ -54,6 +54,7 @@ class Cells(torch.nn.Module):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_module_dtype("dtype", torch.get_default_dtype() if dtype is None else dtype)
         super().__init__()
         self._forms, self.suffixes, self._forget_bias = tuple(forms), tuple(suffixes), forget_bias
         self._shapes = tuple(form.shapes() for form in self._forms)
@@ -75,10 +76,11 @@ class Cells(torch.nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        """The dtype of xs and h. Raise ValueError unless the parameters are on the CPU."""
+        """The dtype of xs and h. Raise unless the parameters have one that modules can have, and are on the CPU."""
         name = "weight_ih" + self.suffixes[0]
         weight = getattr(self, name)
         check_place(name, weight)
+        check_module_dtype(name, weight.dtype)
         dtype: torch.dtype = weight.dtype
         return dtype
 

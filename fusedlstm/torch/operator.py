@@ -124,15 +124,19 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     """Keep what the backward pass of `layer` needs."""
     xs, states, weights, lengths, mask, is_first, reset_to, ctx.options, saves = inputs
     saved = output[1 + len(states) :]
-    ctx.counts = len(states), len(weights), len(reset_to)
+    ctx.counts, ctx.saves = (len(states), len(weights), len(reset_to)), saves
     ctx.set_materialize_grads(False)  # a gradient of zeros is None
     ctx.mark_non_differentiable(*saved)
-    assert saves, "autograd needs what the operator saves"
     ctx.save_for_backward(xs, *states, *weights, *reset_to, lengths, mask, is_first, *saved)
 
 
 def _take_back(ctx: Any, d_results: list[Tensor | None]) -> tuple[Any, ...]:
     """Return the gradients of the arguments of `layer`."""
+    if not ctx.saves:  # modules save whenever an argument requires grad
+        raise RuntimeError(
+            "this program was exported without gradients: export it outside torch.no_grad(), with parameters that "
+            "require grad"
+        )
     xs, *rest = ctx.saved_tensors
     groups = []
     for count in ctx.counts:

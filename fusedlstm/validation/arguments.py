@@ -74,7 +74,7 @@ def check_no_grad(name: str, value: Any) -> None:
             name,
             "an array without gradient",
             "a tensor that requires grad",
-            f"Use {name}.detach()",
+            f"Use {name}.detach(). To train, use fusedlstm.torch",
         )
 
 

@@ -60,6 +60,7 @@ class Unshared(Elsewhere):
         raise BufferError("it is on several devices\nand more")
 
 
+WITH_GRADIENT = "wanted an array without gradient; got a tensor that requires grad"
 ELSEWHERE = "wanted an array on {device}; got a {tests}.Elsewhere on metal. Use cell.asarray(...) to make one"
 
 
@@ -114,12 +115,12 @@ CASES = {
     "x that requires grad": (
         lambda g: setattr(g, "x", Tensor()),
         TypeError,
-        "x: wanted an array without gradient; got a tensor that requires grad. Use x.detach()",
+        f"x: {WITH_GRADIENT}. Use x.detach(). To train, use fusedlstm.torch",
     ),
     "h that requires grad": (
         lambda g: setattr(g, "h", Tensor()),
         TypeError,
-        "state.h: wanted an array without gradient; got a tensor that requires grad. Use state.h.detach()",
+        f"state.h: {WITH_GRADIENT}. Use state.h.detach(). To train, use fusedlstm.torch",
     ),
     "x on another device": (lambda g: setattr(g, "x", Elsewhere()), ValueError, f"x: {ELSEWHERE}"),
     "h on another device": (lambda g: setattr(g, "h", Elsewhere()), ValueError, f"state.h: {ELSEWHERE}"),

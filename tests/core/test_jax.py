@@ -310,6 +310,18 @@ BAD_CALLS = {
     "proj_clip": (lambda w, xs: lstm(w, xs, proj_clip=1.0), ValueError, "proj_clip: wanted None without weight_hr"),
     "a 2-D xs": (lambda w, xs: lstm(w, xs[0]), ValueError, r"xs: wanted shape \(T, B, I\) = \(T, B, 3\)"),
     "a float32 xs": (lambda w, xs: lstm(w, xs.astype("float32")), TypeError, "xs: wanted dtype float64"),
+    "no xs": (lambda w, xs: lstm(w, None), TypeError, "xs: wanted an array; got None"),
+    "a str": (lambda w, xs: lstm({**w, "bias": "zeros"}, xs), TypeError, "bias: wanted an array; got str"),
+    "a str as h": (
+        lambda w, xs: lstm(w, xs, LSTMState(h="zeros", c=zeros(B, N))),
+        TypeError,
+        r"state.h: wanted an array; got str",
+    ),
+    "a str as a state": (
+        lambda w, xs: lstm(w, xs, reset_to="zeros", is_first=zeros(T, B) == 0),
+        TypeError,
+        "reset_to: wanted an LSTMState.* got str",
+    ),
     "a pair": (lambda w, xs: lstm(w, xs, (pair().h, pair().c)), TypeError, "state: wanted an LSTMState.* Name the two"),
     "a tuple": (lambda w, xs: lstm(w, xs, (pair(),)), TypeError, r"state: wanted an LSTMState.* Use state\[0\]"),
     "one row": (lambda w, xs: lstm(w, xs, pair(1)), ValueError, r"state.h: wanted shape \(B, P\) = \(2, 4\)"),

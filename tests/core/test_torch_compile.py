@@ -142,6 +142,29 @@ def test_exported_module_takes_states(tmp_path):
         assert all(map(torch.equal, torch.autograd.grad(got[0].sum(), run.parameters()), wanted_gradients))
 
 
+def test_export_with_checkpoints_takes_any_t():
+    module, xs = ours.LSTM(I, N, checkpoint_every=2), torch.randn(T + 4, B, I)
+    shapes = ({0: torch.export.Dim("t", min=2)},)
+    program = torch.export.export(module, (torch.randn(T, B, I),), dynamic_shapes=shapes).module()
+    gradients = []
+    for run in (program, module):
+        outputs, _ = run(xs)
+        gradients.append([outputs, *torch.autograd.grad(outputs.sum(), run.parameters())])
+    for got, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_export_without_gradients_still_runs():
+    """A program for inference may run outside torch.no_grad, but has nothing to compute gradients from."""
+    module, xs = ours.LSTM(I, N, checkpoint_every=2), torch.randn(T, B, I)
+    with torch.no_grad():
+        program = torch.export.export(module, (xs,)).module()
+    outputs, _ = program(xs)
+    assert torch.equal(outputs, module(xs)[0])
+    with pytest.raises(RuntimeError, match="exported without gradients"):
+        outputs.sum().backward()
+
+
 def test_checkpoint_with_a_state_loads(tmp_path):
     """torch.load refuses what isn't registered as safe."""
     state = random_state(B)

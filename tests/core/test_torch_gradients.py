@@ -1,5 +1,8 @@
 """The gradients of fusedlstm.torch's modules, against autograd of the formula and of torch.nn.LSTM."""
 
+import copy
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -165,6 +168,35 @@ def test_row_without_steps_passes_gradients():
     assert torch.equal(d_h[1], torch.ones(N))
     assert torch.equal(d_c[1], torch.full((N,), 2.0))
     assert not outputs[:, 1].any()
+
+
+def test_checkpoint_every_may_be_set_later():
+    module, sizes = ours.LSTM(I, N, 2), []
+
+    def size(tensor):
+        sizes[-1] += tensor.numel()
+        return tensor
+
+    for every in (None, 3):
+        module.checkpoint_every = every
+        sizes.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(size, lambda tensor: tensor):
+            copy.deepcopy(module)(torch.randn(T, B, I))
+    assert sizes[1] < sizes[0]
+    assert "checkpoint_every=3" in repr(module)
+    with pytest.raises(ValueError, match="checkpoint_every: wanted at least 1"):
+        module.checkpoint_every = 0
+    assert module.checkpoint_every == 3
+
+
+def test_torch_s_checkpoint_keeps_gradients():
+    """Final states count, and the module's own checkpoints may be set as well."""
+    module, xs = ours.LSTM(I, N, 2, checkpoint_every=4), torch.randn(T, B, I)
+    gradients = []
+    for run in (module, functools.partial(torch.utils.checkpoint.checkpoint, module, use_reentrant=False)):
+        outputs, finals = run(xs)
+        gradients.append(torch.autograd.grad(weighted([outputs, *parts(finals)]), module.parameters()))
+    assert all(map(torch.equal, *gradients))
 
 
 def test_gradients_accumulate_over_calls():

@@ -293,6 +293,21 @@ BAD_CALLS = {
     ),
     "a wrong I": (lambda m: m(zeros(T, B, I + 1)), ValueError, r"got shape \(5, 2, 4\)$"),
     "a device": (lambda m: m(zeros(T, B, I, device="meta")), ValueError, "xs: wanted a tensor on the CPU.* on meta"),
+    "sparse": (
+        lambda m: m(zeros(T, B, I).to_sparse()),
+        ValueError,
+        r"xs: wanted a dense tensor; got layout torch.sparse_coo. Use xs.to_dense",
+    ),
+    "nested": (
+        lambda m: m(torch.nested.nested_tensor([zeros(T, I), zeros(1, I)], layout=torch.jagged)),
+        ValueError,
+        r"xs: wanted a dense tensor; got a nested one. Use xs.to_padded_tensor\(0\)",
+    ),
+    "sparse flags": (
+        lambda m: m(zeros(T, B, I), is_first=torch.zeros(T, B, dtype=torch.bool).to_sparse()),
+        ValueError,
+        "is_first: wanted a dense tensor",
+    ),
     "torch's state": (lambda m: m(zeros(T, B, I), (zeros(1, B, N), zeros(1, B, N))), TypeError, "For PyTorch's"),
     "one state": (lambda m: m(zeros(T, B, I), state_of()), TypeError, r"got one LSTMState. Use \(state,\)"),
     "two states": (lambda m: m(zeros(T, B, I), (state_of(), state_of())), ValueError, "got 2$"),
@@ -347,6 +362,9 @@ BAD_MODULES = {
         ValueError,
         "checkpoint_every: wanted at least 1",
     ),
+    "complex": (lambda: ours.LSTM(I, N, dtype=torch.complex64), TypeError, "dtype: wanted .*; got torch.complex64"),
+    "a cell's dtype": (lambda: ours.LSTMCell(I, N, dtype=torch.int32), TypeError, "dtype: wanted .*; got torch.int32"),
+    "a name of a dtype": (lambda: ours.LSTM(I, N, dtype="float32"), TypeError, "dtype: wanted .*; got float32"),
     "weights": (
         lambda: ours.LSTM.from_weights(torch.nn.LSTM(I, N)),
         TypeError,
@@ -373,6 +391,12 @@ def parameter(*shape, **options):
 
 
 BAD_PARAMETERS = {
+    "complex": (
+        "weight_ih_l0",
+        parameter(4 * N, I, dtype=torch.complex64),
+        TypeError,
+        "weight_ih_l0: wanted a dtype of",
+    ),
     "another I": ("weight_ih_l0", parameter(4 * N, I + 1), ValueError, r"weight_ih_l0: wanted shape \(16, 3\)"),
     "another P": ("weight_hh_l1", parameter(4 * N, N + 1), ValueError, r"weight_hh_l1: wanted shape \(16, 4\)"),
     "one bias": ("bias_hh_l1", parameter(1), ValueError, r"bias_hh_l1: .* got shape \(1,\)$"),

@@ -523,7 +523,7 @@ def test_asarray_copies_gpu_arrays_to_the_cpu(dtype):
 def test_gpu_tensors_that_require_grad(torch):
     case = Case("cuda")
     x, state = tensors(case)
-    with pytest.raises(TypeError, match=r"^x: .*requires grad\. Use x\.detach\(\)$"):
+    with pytest.raises(TypeError, match=r"^x: .*requires grad\. Use x\.detach\(\)\."):
         case.cell(torch.Tensor(x.array, requires_grad=True), state)
 
 
