@@ -64,19 +64,19 @@ def lstm(
 ) -> tuple[jax.Array, LSTMState]:
     """Run sequences through one layer in one direction. Return its outputs (T, B, P) and the final state.
 
-    It works under jit, grad and vmap. Under vmap, each element is a call of its own. Gradients at the corners of clips
+    It works under jit, grad and vmap. vmap runs its elements one after another. Gradients at the corners of clips
     and functions are those of `LSTM.vjp`. Forward mode and second derivatives raise.
 
     Args:
         weights: the arrays of an LSTMWeights by name, as its method `arrays` returns them, in float32 or float64.
         xs: (T, B, I) in the weights' dtype. T and B may be 0.
-        state: h (B, P) and c (B, N); None for zeros.
+        state: an LSTMState, h (B, P) and c (B, N); None for zeros.
         lengths: (B,) integers from 0 to T: row b takes only its first lengths[b] steps.
         mask: (T, B) booleans, instead of lengths: row b takes step t if mask[t, b] is True.
         is_first: (T, B) booleans: True means that step t begins a new sequence in row b, as in `fusedlstm.LSTM`.
         reset_to: the state to reset rows to, with one row or B; None for zeros. Gradients flow to it.
         reverse: whether to run from the last step to the first.
-        masked_outputs: the outputs of steps that a row does not take: "zero", or "last" for the last output.
+        masked_outputs: the outputs of steps that a row does not take: "zero", or "last" to repeat the row's last one.
         checkpoint_every: the number of steps between checkpoints, as in `LSTM.vjp`.
         threads: the most threads of a call, as in `fusedlstm.LSTM`.
         options: cell_clip, proj_clip, activation, output_activation, gate_activation, gate_clip and coupled_gate, as in
@@ -85,7 +85,7 @@ def lstm(
     Raises:
         TypeError: an argument has the wrong kind or dtype.
         ValueError: an argument has the wrong shape or value, or a zoneout is not 0. A wrong length that is traced makes
-            JAX raise its own error at run time.
+            JAX raise an error of its own at run time.
     """
     check_bool("reverse", reverse)
     check_choice("masked_outputs", masked_outputs, MASKED_OUTPUTS)
@@ -121,7 +121,7 @@ def _arrays(weights: Any) -> dict[str, Any]:
     """Return the arrays of weights by name, without those that are None, or raise."""
     if not isinstance(weights, Mapping) or not {"weight_ih", "weight_hh"} <= set(weights) <= set(ARRAYS):
         got = f"the names {', '.join(map(str, weights))}" if isinstance(weights, Mapping) else describe_type(weights)
-        fail(TypeError, "weights", "a dictionary with names of LSTMWeights's arrays", got, "Use weights.arrays()")
+        fail(TypeError, "weights", "a dictionary of the arrays of an LSTMWeights, by name", got, "Use weights.arrays()")
     return {name: _array(name, weights[name]) for name in ARRAYS if weights.get(name) is not None}
 
 

@@ -2,8 +2,8 @@
 
     ShardedPool         a StatePool in parts, which are Ray actors
     Snapshots           when to copy the states, for shards that die
-    SessionsLostError   a shard died: which sessions that changed
-    LateShardsError     a shard has not answered yet, and nothing is lost
+    SessionsLostError   a shard died: what each session lost
+    LateShardsError     a shard has not answered yet: wait again
     ShardStats          what `ShardedPool.stats` says about a shard
 
 This package needs Ray, the extra `ray`. Importing fusedlstm doesn't import it.

@@ -32,7 +32,7 @@ class Waiting(NamedTuple):
 
     Args:
         sent: the calls to shards.
-        rows: the rows of each of them, and those that come later.
+        rows: the rows of each of these calls, and then those of calls that come later.
         delivered: (B,) booleans, False for rows that will not be delivered.
         result: what the call returns, if it is an array. Rows that are not delivered yet are zeros.
     """
@@ -43,7 +43,7 @@ class Waiting(NamedTuple):
     result: Any
 
     def error(self, call: Call[Any], timeout: float) -> LateShardsError:
-        """Return the error for a caller who has waited `timeout` seconds, or DOUBT for shards in doubt alone."""
+        """Return the error for a caller who has waited `timeout` seconds, or DOUBT if only shards in doubt are late."""
         delivered = self.delivered.copy()
         for rows in self.rows:
             delivered[rows] = False
@@ -61,8 +61,8 @@ class Call(Generic[_Result]):
     also if they ask again.
 
     Args:
-        work: sends the call, yields what it waits for, gets the answers in return, exceptions among them or LATE, and
-            returns the result. It may send several times.
+        work: a generator. It sends the call, yields what it waits for, gets the answers, some of which may be
+            exceptions or LATE, and returns the result. It may send and yield several times.
         timeout: the seconds to wait for answers each time.
     """
 
@@ -79,7 +79,7 @@ class Call(Generic[_Result]):
             timeout: the seconds to wait for answers, 0 or more. None means the pool's timeout.
 
         Raises:
-            LateShardsError: a shard has not answered in time. Nothing is lost: call this again.
+            LateShardsError: a shard has not answered in time. To wait longer, call this again.
             SessionsLostError: a shard died. Other errors are those of the method that made this call.
             TypeError: `timeout` is not a number or None.
             ValueError: `timeout` is negative or not finite.
@@ -94,7 +94,7 @@ class Call(Generic[_Result]):
         return self.within().__await__()
 
     async def within(self, timeout: float | None = None) -> _Result:
-        """Do what `result` does, in an event loop. `await call` is `await call.within()`."""
+        """Wait and return the result as `result` does, but in an event loop. `await call` is `await call.within()`."""
         seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
         while not self._end.done():
             waiting = self._waiting
@@ -128,14 +128,14 @@ class Call(Generic[_Result]):
                 self._end.set_exception(error)
                 return None
             except BaseException:
-                said = "an interrupt came while this call used its answers. Its shards did it, but its result is lost"
+                said = "an interrupt came while this call used its answers. Shards did the call, but its result is lost"
                 self._end.set_exception(RuntimeError(said))
                 raise
             return self._waiting
 
 
 def check_seconds(name: str, seconds: Any, *, least: float = 0.0) -> float:
-    """Return seconds as a float that all of Python's and Ray's waits take. Raise if they are below `least`."""
+    """Return seconds as a float, no longer than Python and Ray can wait. Raise if they are below `least`."""
     checked = check_real(name, seconds)
     if checked < least:
         fail(ValueError, name, f"at least {least:g} seconds", str(seconds))
@@ -147,7 +147,7 @@ def _get(sent: Sequence[Sent], timeout: float) -> list[Any]:
     references, end = [each.reference for each in sent], time.monotonic() + timeout
     asked, in_doubt = _by_kind(references)
     if not in_doubt:
-        with contextlib.suppress(Exception):  # of one of them, or it is late
+        with contextlib.suppress(Exception):  # a shard failed or is late
             return list(ray.get(references, timeout=timeout))
     came = set()
     if asked:

@@ -14,22 +14,23 @@ _SHOWN = 5  # keys in a message
 class SessionsLostError(RuntimeError):
     """A shard died, or a call to it was lost. The other shards have done their part of the call.
 
-    Each change is reported once. Sessions that are not named are exact. If a shard is back, and no call has reported
-    yet what a session lacks, the next call that names the session only raises this. It does nothing, and no row is
-    delivered.
+    Each change is reported once. Sessions that are not named have all their changes. If a shard is back, and no call
+    has reported yet what a session lacks, the next call that names the session only raises this error. It does nothing,
+    and delivers no row.
 
-    A change is a step, a reset or a write that you called for, in this call or before, delivered or not. To know which
-    inputs a session has seen, keep a list of its changes, and drop the last `back[key]` of them.
+    A change is a step, a reset or a write of this call or an earlier one, delivered or not. To know which inputs a
+    session has seen, keep a list of its changes, and drop the last `back[key]` of them.
 
     Attributes:
         result: what the call returns. Rows that were not delivered are zeros.
         delivered: (B,) booleans, False for rows whose shard died in this call or is not back yet. Such sessions are in
-            `back` or `lost`, here or in an error before. If one is in neither, the change was made, and only its result
-            is missing.
+            `back` or `lost`, here or in an earlier error. If one is in neither, the change was made: only its result is
+            missing.
         back: for each session that went back, by its key, how many of its last changes it lacks.
         lost: the keys of sessions that are gone, because no snapshot had them, or their `open` or `fork` was lost. They
             are closed.
-        causes: for each shard that failed in this call or one before, by its number, what Ray or the shard said.
+        causes: for each shard that failed, by its number, the error of Ray or of the shard. Shards that failed before
+            this call are included until all shards are back.
     """
 
     def __init__(
@@ -48,35 +49,36 @@ class SessionsLostError(RuntimeError):
 
 
 class LateShardsError(TimeoutError):
-    """Shards have not answered in time. Nothing is lost, and no shard is killed: they still do their part of the call.
+    """Shards have not answered in time. This loses nothing: those that are alive still do their part of the call.
 
-    A call waits for only a second if the connection to a shard broke and nobody knows whether its machine has died.
+    A call waits for only 1 second if the connection to a shard broke. If the shard has died, a later SessionsLostError
+    says what is lost.
 
-    Wait again with `error.call.result()`, which returns the whole result. Don't send the same call again, as that would
-    be a second one. To bring back a shard that hangs for ever, use `ShardedPool.restart`.
+    To get the whole result, wait again with `error.call.result()`. Don't send the same call again, as shards would do
+    it twice. If a shard hangs, use `ShardedPool.restart`.
 
     Attributes:
         result: an array with the rows that came, and zeros for others; None if the call doesn't return an array.
         delivered: (B,) booleans, False for rows that did not come.
         shards: the numbers of the shards that are late.
-        call: the Call, to wait again.
+        call: the Call, to wait for it again.
     """
 
     def __init__(self, result: Any, delivered: NumpyArray, shards: list[int], call: Any, timeout: float) -> None:
         super().__init__(
-            f"no answer of shards {shards} after {timeout:g} seconds. Nothing is lost: wait again with this error's "
-            "call.result(). Its result and delivered have the rows of other shards"
+            f"no answer from shards {shards} after {timeout:g} seconds. They may still do the call: don't send it "
+            "again, but wait with this error's call.result(). Its result and delivered have the rows of other shards"
         )
         self.result, self.delivered, self.shards, self.call = result, delivered, shards, call
 
 
 def _sentence(delivered: NumpyArray, back: dict[Key, int], lost: list[Key], causes: dict[int, str]) -> str:
     parts = [
-        f"{len(lost)} sessions are lost{_some(lost)}" if lost else "",
-        f"{len(back)} went back{_some(list(back))}" if back else "",
-        f"{int((~delivered).sum())} of {len(delivered)} rows were not done" if not delivered.all() else "",
+        f"lost sessions: {len(lost)}{_some(lost)}" if lost else "",
+        f"sessions that lack changes: {len(back)}{_some(list(back))}" if back else "",
+        f"rows not delivered: {int((~delivered).sum())} of {len(delivered)}" if not delivered.all() else "",
     ]
-    said = ", and ".join(part for part in parts if part)
+    said = "; ".join(part for part in parts if part)
     why = "".join(f". Shard {shard}: {cause}" for shard, cause in causes.items())
     return f"a shard died, is restarting or lost a call: {said}{why}. See this error's lost, back, delivered and result"
 

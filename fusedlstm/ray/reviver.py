@@ -1,4 +1,4 @@
-"""Reviver: finds out what a shard did whose call failed, and brings it back with its own states or a snapshot."""
+"""Reviver: finds out what a shard did after a call failed, and brings it back with its own states or a snapshot."""
 
 from __future__ import annotations
 

@@ -25,31 +25,30 @@ _MOST_SHARDS = 2**16
 
 
 class ShardedPool:
-    """The states of live sessions in several shards, which are Ray actors on the machines of a cluster.
+    """A StatePool in parts, called shards: each is a Ray actor with a StatePool, on a machine of a cluster.
 
-    Each shard holds a StatePool. A session has a key of yours, an int or a str, and stays in the shard in which it was
-    opened. Pass several keys as a list, tuple, range or NumPy array. A call groups its rows by shard, makes one call to
-    each shard, and puts the results together. x and states are NumPy arrays, which are copied before a method returns.
-    With the option `batch_invariant`, rows get the same bits as in one StatePool.
+    You give each session a key, an int or a str. A session stays in the shard in which it was opened. Pass one key, or
+    several as a list, tuple, range or NumPy array. A call groups its rows by shard, makes one call to each shard, and
+    puts the results together. x and states are NumPy arrays, which are copied before a method returns. With the option
+    `batch_invariant`, results have the same bits as those of one StatePool.
 
     A call with bad arguments changes nothing. Calls run in the order in which they were sent, also from several
     threads. `aio` has the same methods for asyncio and for sending several calls before the first result.
 
     Ray restarts a shard that dies, and this pool restores its last snapshot. Calls don't wait for that. They do the
     rows of all other shards, and then raise SessionsLostError. It names the sessions that went back, with how many
-    changes each lacks, and those that are lost. Rows of a shard that is not back yet are not done: call again, or
-    `wait`.
+    changes each lacks, and those that are lost. Until the shard is back, calls don't do its rows. `wait` waits for it.
 
-    A shard that is alive loses nothing, however slow it is. If it doesn't answer in `timeout` seconds, any method may
-    raise LateShardsError. The call is still done; the error's `call` waits again.
+    A shard that is alive loses nothing, however slow it is. If it doesn't answer in `timeout` seconds, or in 1 second
+    after its connection broke, any method may raise LateShardsError. The error's `call` waits again.
 
     The pool belongs to the process that made it, which must stay connected to Ray. It can't be pickled.
 
     Args:
         weights: LSTMWeights for shards with an LSTMCell, or StackedWeights, all forward, for an LSTM.
         shards: the number of shards.
-        capacity: the number of sessions that each can hold.
-        num_gpus: the GPUs of each shard, which Ray assigns. With 0, shards step in NumPy.
+        capacity: the number of sessions that each shard can hold.
+        num_gpus: the number of GPUs that Ray assigns to each shard. With 0, shards step in NumPy.
         options: options of the LSTMCell or LSTM, such as `{"batch_invariant": True}`.
         snapshot: when to take snapshots; None for never.
         actor_options: more options of Ray's actors, such as `{"num_cpus": 2}`. The defaults are one CPU and the
@@ -60,7 +59,7 @@ class ShardedPool:
         TypeError: an argument has the wrong kind.
         ValueError: a number is too small or too large, a layer reads backward, or an option has a wrong value.
         BackendUnavailableError: a shard's backend can't run on its machine.
-        TimeoutError: Ray has no place for all shards.
+        TimeoutError: a shard was not ready after `timeout` seconds. The cluster may have too few CPUs or GPUs.
         RuntimeError: Ray is not initialised.
     """
 
@@ -96,9 +95,10 @@ class ShardedPool:
 
     @property
     def aio(self) -> ShardCalls:
-        """The methods open, close, step, reset, read, write, fork, prepare and set_weights, which return Calls.
+        """The methods open, close, step, reset, read, write, fork, prepare and set_weights. Here each returns a Call.
 
-        A Call has been sent when the method returns. Wait for it with `await call` or `call.result()`.
+        The call has been sent when the method returns. Wait for it with `call.result()` or `await call`. With a time
+        limit, use `call.result(timeout)` or `await call.within(timeout)`.
         """
         return self._calls
 
@@ -209,8 +209,9 @@ class ShardedPool:
         """Begin the session children[k] with the state of the session parents[k], for each k.
 
         A child gets a slot in its parent's shard. If that is full, it goes to another shard. With `aio`, such a child
-        opens when you wait for the result or make the next call. Calls that name it wait for that, also those of
-        `aio`. They raise TimeoutError, and do nothing, if the parent's shard has not answered in time.
+        opens when you wait for the result or make the next call. A call that names it first waits for the parent's
+        shard, even a call of `aio`. If that shard doesn't answer in time, the call raises TimeoutError and does
+        nothing.
 
         Args:
             parents: keys of open sessions. A key may be repeated.
@@ -225,7 +226,7 @@ class ShardedPool:
         self.aio.fork(parents, children).result()
 
     def prepare(self, max_batch: int) -> None:
-        """Let all shards allocate everything that steps of up to `max_batch` rows need, also after a restart.
+        """Allocate everything that steps of up to `max_batch` rows need, in all shards, also when they restart.
 
         Raises:
             TypeError: `max_batch` is not an int.
@@ -240,7 +241,7 @@ class ShardedPool:
         Raises:
             TypeError: the weights have another kind.
             ValueError: sizes, dtype or options differ. The message says which.
-            SessionsLostError: a shard died. It gets the new weights, too.
+            SessionsLostError: a shard died. It gets the new weights when it is back.
         """
         self.aio.set_weights(weights).result()
 
@@ -248,10 +249,10 @@ class ShardedPool:
         """Write all sessions to files in a folder on this machine, which is made if needed.
 
         The states are those of one moment. Calls that are sent later don't wait for the files. A manifest names the
-        files and is replaced last: until then, and if this is killed, the folder has the old sessions. The next save
-        removes what a killed one left. Don't save twice to one folder at the same time.
+        files and is replaced last. Until then, or if this fails or is killed, the folder has the old sessions. The next
+        save removes what a killed one left. Don't save twice to one folder at the same time.
 
-        Each file of states is also one of `StatePool.load`.
+        `StatePool.load` can read each file of states.
 
         Raises:
             OSError: a file can't be written.
@@ -265,9 +266,9 @@ class ShardedPool:
         whole_pool.save(self._shards, path, self.weights)
 
     def load(self, folder: AnyPath) -> None:
-        """Replace all sessions with those in a folder. The pool that saved it may have had other shards or backends.
+        """Replace all sessions with those in a folder. Its pool may have had another number of shards or backend.
 
-        If the pool that saved had other weights, this warns with OtherWeightsWarning.
+        If they were saved with other weights, this warns with OtherWeightsWarning.
 
         Raises:
             WeightsFileError: a file is missing, damaged or from a newer version, has states of other sizes, or there

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 class Snapshots:
     """When and where to copy the states of shards. A shard that dies goes back to its last snapshot.
 
-    A step sends for the snapshots that are due, and doesn't wait for them. Shards copy states in parts, between their
-    calls. A call that changes states which have not been copied yet first copies them. Without calls nothing is copied,
-    as nothing changes.
+    A step requests the snapshots that are due, and doesn't wait for them. Shards copy states in parts, between their
+    calls. A call that changes states which have not been copied yet first copies them. Without steps, no snapshot is
+    taken.
 
     Args:
-        ticks: take a snapshot of a shard after this many of its calls; None for no such limit.
+        ticks: take a snapshot in the first step after this many calls of the shard; None for no such limit.
         seconds: take one in the first step after this many seconds; None for no such limit.
         folder: write snapshots to files in this folder, which all machines must share, and remove them at `shutdown`.
             None keeps them in Ray's object store, on the shard's machine. They survive the shard's process, but not the
@@ -66,7 +66,7 @@ class Snapshots:
 
 
 class SnapshotError(RuntimeError):
-    """A snapshot's file can't be read. If `is_lost`, it is missing or damaged, so another attempt is of no use."""
+    """A snapshot's file can't be read. If `is_lost`, it is missing or damaged, so trying again won't help."""
 
     def __init__(self, message: str, is_lost: bool) -> None:
         super().__init__(message, is_lost)

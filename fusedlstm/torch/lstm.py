@@ -46,8 +46,8 @@ class LSTM(Cells):
     and states are converted to the module's dtype. Use torch.utils.checkpoint with use_reentrant=False, as its other
     form drops the gradients of final states.
 
-    A call uses at most as many threads as `torch.get_num_threads` returns, if NumPy's BLAS is an OpenBLAS that can be
-    limited.
+    A call uses at most as many threads as `torch.get_num_threads` returns, if NumPy's BLAS is an OpenBLAS whose threads
+    can be limited.
 
     A 16-bit module's c is float32, as in `fusedlstm.LSTM`. Its arithmetic is float32, on copies of its weights.
 

@@ -159,7 +159,7 @@ def _take_back(ctx: Any, d_results: list[Tensor | None]) -> tuple[Any, ...]:
 
 
 def check_no_transform() -> None:
-    """Raise NotImplementedError under a transform of torch.func, where PyTorch's own error misleads."""
+    """Raise NotImplementedError under a transform of torch.func, where PyTorch's own error would mislead."""
     if torch._C._are_functorch_transforms_active():
         raise NotImplementedError(
             "fusedlstm.torch doesn't work under torch.func's transforms, such as grad and vmap: call backward or "

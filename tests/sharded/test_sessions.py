@@ -111,7 +111,7 @@ def test_errors_are_readable_and_pickle():
 
     error = SessionsLostError("h", np.array([True, False]), {"a": 2}, list(range(7)), {3: "OSError: x"})
     said = str(error)
-    assert "7 sessions are lost (0, 1, 2, 3, 4, ...), and 1 went back" in said
-    assert "1 of 2 rows were not done" in said
+    assert "lost sessions: 7 (0, 1, 2, 3, 4, ...); sessions that lack changes: 1 ('a')" in said
+    assert "rows not delivered: 1 of 2" in said
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.back, again.lost, again.result) == (said, error.back, error.lost, "h")
