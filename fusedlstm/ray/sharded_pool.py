@@ -288,6 +288,7 @@ class ShardedPool:
         Raises:
             TypeError: `timeout` is not a number or None.
             ValueError: `timeout` is negative or not finite.
+            RuntimeError: the pool has been shut down.
         """
         return self._shards.wait(None if timeout is None else check_seconds("timeout", timeout))
 
