@@ -18,7 +18,7 @@ class SessionsLostError(RuntimeError):
     yet what a session lacks, the next call that names the session only raises this. It does nothing, and no row is
     delivered.
 
-    If a change fails inside a shard, the shard goes back, too. If it has no memory to copy states for `read` or `save`,
+    If a change fails inside a shard, the shard goes back, too. If it has no memory for `read`, `save` or `prepare`,
     nothing has changed: `back` and `lost` are empty.
 
     A change is a step, a reset or a write that you called for, in this call or before, delivered or not. To know which

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
+from fusedlstm import log
 from fusedlstm.arrays.host import to_host
 from fusedlstm.cell import LSTMCell
 from fusedlstm.lstm import LSTM
@@ -39,8 +40,8 @@ class StaleCallError(RuntimeError):
     """A call was meant for an earlier epoch of a shard, or calls before it were lost or failed."""
 
 
-class CopyError(RuntimeError):
-    """A shard had no memory for copies of its states. Nothing has changed."""
+class NoMemoryError(RuntimeError):
+    """A shard had no memory for a call that changes no states, so nothing is lost."""
 
 
 class Shard:
@@ -104,7 +105,10 @@ class Shard:
         own = None  # free its memory first
         self._owner = (LSTMCell if isinstance(weights, LSTMWeights) else LSTM)(weights, **self._options)
         pool: StatePool[Any] = StatePool(self._owner, self._capacity)
-        pool.prepare(max_batch)
+        try:
+            pool.prepare(max_batch)
+        except MemoryError as error:  # smaller steps may do
+            log.warning("a shard can't prepare for steps of %d rows: %s", max_batch, error)
         if content is not None:
             slots, states = snapshots.load(content, weights, self._capacity)
             rows = np.searchsorted(slots, kept)
@@ -120,7 +124,7 @@ class Shard:
 
         Raises:
             StaleCallError: this is not the next call of this epoch.
-            CopyError: there is no memory for copies of states.
+            NoMemoryError: there is no memory, and nothing has changed.
         """
         method, *arguments = message
         try:
@@ -128,8 +132,8 @@ class Shard:
         except StaleCallError:
             raise
         except BaseException as error:
-            if isinstance(error, MemoryError) and method in ("read", "begin_snapshot"):
-                raise _copy_error(error) from error
+            if isinstance(error, MemoryError) and method in ("read", "begin_snapshot", "prepare"):
+                raise _no_memory(error) from error
             with self._changed:
                 self._accepts, self._epoch = False, _FAILED
                 self._changed.notify_all()
@@ -219,7 +223,7 @@ class Shard:
         try:
             return True, pool._calls.finish_snapshot(snapshot)
         except MemoryError as error:
-            raise _copy_error(error) from error
+            raise _no_memory(error) from error
         finally:
             snapshot.is_over = True
 
@@ -246,8 +250,8 @@ def _read(pool: StatePool[Any], slots: NumpyArray) -> list[LSTMState]:
     return [LSTMState(h=each.h[rows], c=each.c[rows]) for each in (found if isinstance(found, tuple) else (found,))]
 
 
-def _copy_error(error: MemoryError) -> CopyError:
-    return CopyError(f"no memory for copies of states: {error}")
+def _no_memory(error: MemoryError) -> NoMemoryError:
+    return NoMemoryError(f"no memory; nothing has changed: {error}")
 
 
 def _check_same(got: NumpyArray, wanted: NumpyArray) -> None:

@@ -230,7 +230,7 @@ class ShardedPool:
         Raises:
             TypeError: `max_batch` is not an int.
             ValueError: `max_batch` is negative.
-            SessionsLostError: a shard died.
+            SessionsLostError: a shard died, or has no memory for it. `delivered` has a row for each shard.
         """
         self.aio.prepare(max_batch).result()
 

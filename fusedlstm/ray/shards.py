@@ -16,7 +16,7 @@ from fusedlstm.ray.metrics import Metrics
 from fusedlstm.ray.news import News
 from fusedlstm.ray.reviver import Reviver
 from fusedlstm.ray.sessions import Sessions
-from fusedlstm.ray.shard import COPIES, CopyError, Shard
+from fusedlstm.ray.shard import COPIES, NoMemoryError, Shard
 from fusedlstm.ray.snapshot_taker import SnapshotTaker
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Shards:
             link = self.links[sent.shard]
             if link.epoch != sent.epoch:
                 return UNDELIVERED if isinstance(answer, Exception) or isinstance(sent.reference, Future) else answer
-            if isinstance(answer, CopyError):
+            if isinstance(answer, NoMemoryError):
                 self.news.blame(link.shard, answer)
                 answer = UNDELIVERED
             if self.is_shut and (isinstance(answer, Exception) or isinstance(sent.reference, Future)):

@@ -20,7 +20,7 @@ from fusedlstm.ray.reviver import Reviver
 from fusedlstm.ray.shard import Shard, StaleCallError
 
 from support import faulty_shards
-from support.remembered import Remembered, inputs, tick
+from support.remembered import Remembered, inputs, tick, told
 from support.sharded import INVARIANT, WEIGHTS
 
 KEYS = list(range(6))
@@ -115,7 +115,7 @@ def test_failed_copies_lose_nothing(faulty, tmp_path):
         with pytest.raises(SessionsLostError) as raised:
             call()
         assert (raised.value.delivered.tolist(), raised.value.back, raised.value.lost) == ([False] * rows, {}, [])
-        assert "no memory for copies of states: planted" in raised.value.causes[1]
+        assert "no memory; nothing has changed: planted" in raised.value.causes[1]
     assert tick(pool, known, KEYS) is None
     assert [each.process for each in pool.stats()] == [each.process for each in before]
 
@@ -130,6 +130,22 @@ def test_unbegun_copies_lose_nothing(faulty, tmp_path):
     assert [(each.process, each.calls) for each in pool.stats()] == [
         (each.process, each.calls + 2) for each in before
     ], "no shard was asked what it did"
+
+
+def test_failed_preparation_loses_nothing(faulty):
+    pool, known = faulty(faulty_shards.FailsToPrepare, Snapshots(ticks=1))
+    assert tick(pool, known, KEYS) is None
+    before = pool.stats()
+    with pytest.raises(SessionsLostError) as raised:
+        pool.prepare(5)
+    assert (raised.value.delivered.tolist(), raised.value.back, raised.value.lost) == ([False, False], {}, [])
+    assert tick(pool, known, KEYS) is None
+    assert [each.process for each in pool.stats()] == [each.process for each in before]
+    settled(pool, 1)
+    pool.restart(1)
+    assert pool.wait(60), "it should begin without this preparation"
+    told(known, lambda: pool.read([]))
+    known.compare(pool)
 
 
 def test_failed_snapshots_are_logged(make, caplog, tmp_path):

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import ray
 
-from fusedlstm import LSTMState
+from fusedlstm import LSTMState, StatePool
 from fusedlstm.ray import snapshots
 from fusedlstm.ray.shard import COPIES, Shard
 
@@ -89,3 +89,15 @@ class FailsToBeginCopies(Shard):
         with self._changed:
             self._changed.notify_all()
         raise MemoryError("planted")
+
+
+class FailsToPrepare(Shard):
+    """Has no memory for steps of more than 0 rows, as far as `prepare` knows."""
+
+    def begin(self, *arguments):
+        def prepare(pool, max_batch):
+            if max_batch > 0:
+                raise MemoryError("planted")
+
+        StatePool.prepare = prepare  # in the process of this actor
+        return super().begin(*arguments)
