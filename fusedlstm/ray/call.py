@@ -25,6 +25,7 @@ LATE: Final = object()  # the answer of a shard that has not answered in time
 # seconds to restart it. Other shards' rows don't wait for that.
 DOUBT = 1.0
 _LONGEST = 1e9  # seconds, some 30 years
+_INTERRUPTED = "an interrupt came while this call used its answers. Shards did the call, but its result is lost"
 
 
 class Waiting(NamedTuple):
@@ -120,16 +121,17 @@ class Call(Generic[_Result]):
             if waiting is not self._waiting or self._end.done():
                 return None
             try:
-                self._waiting = self._work.send(answers)
-            except StopIteration as end:
-                self._end.set_result(end.value)
-                return None
-            except Exception as error:
-                self._end.set_exception(error)
-                return None
-            except BaseException:
-                said = "an interrupt came while this call used its answers. Shards did the call, but its result is lost"
-                self._end.set_exception(RuntimeError(said))
+                try:
+                    self._waiting = self._work.send(answers)
+                except StopIteration as end:
+                    self._end.set_result(end.value)
+                    return None
+                except Exception as error:
+                    self._end.set_exception(error)
+                    return None
+            except BaseException:  # the work has ended, or would use these answers twice
+                if not self._end.done():
+                    self._end.set_exception(RuntimeError(_INTERRUPTED))
                 raise
             return self._waiting
 

@@ -12,11 +12,14 @@ _SHOWN = 5  # keys in a message
 
 
 class SessionsLostError(RuntimeError):
-    """A shard died, or a call to it was lost. The other shards have done their part of the call.
+    """A shard died, a call to it was lost, or it had no memory. The other shards have done their part of the call.
 
     Each change is reported once. Sessions that are not named have all their changes. If a shard is back, and no call
     has reported yet what a session lacks, the next call that names the session only raises this error. It does nothing,
     and delivers no row.
+
+    If a change fails inside a shard, the shard goes back, too. If it has no memory for `read`, `save` or `prepare`,
+    nothing has changed: `back` and `lost` are empty.
 
     A change is a step, a reset or a write of this call or an earlier one, delivered or not. To know which inputs a
     session has seen, keep a list of its changes, and drop the last `back[key]` of them.

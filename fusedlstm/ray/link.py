@@ -9,6 +9,9 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fusedlstm import log
+from fusedlstm.ray.news import said
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -138,8 +141,13 @@ class Link:
         self._tried = 0, time.monotonic()
         self._later.clear()
         self._unsure.clear()
-        self.told.set_result(None)
+        self.end_doubt()
         self.told = _running()
+
+    def end_doubt(self) -> None:
+        """Let calls go on that wait until it is known what the shard did."""
+        if not self.told.done():
+            self.told.set_result(None)
 
     def become_ready(self, process: int, machine: str, where: str) -> None:
         """Accept calls, and send those that were kept."""
@@ -162,9 +170,12 @@ class Link:
         if self._pending is not None:
             if not self._pending.is_ready():
                 return False
-            if self._pending.is_whole():
+            error = self._pending.error()
+            if error is None:
                 self.drop_last()
                 self.last = self._pending
+            elif self.is_ready:  # otherwise more than a snapshot failed
+                log.warning("a snapshot of shard %d failed: %s", self.shard, said(error))
             self._pending = None
         return True
 

@@ -71,6 +71,8 @@ class Reviver:
             try:
                 stopped = self.stop(link)
                 with self._shards.lock:
+                    if stopped[0] < 0:  # a change failed, which no call has told
+                        self._kill(link)
                     kept = self._fall_back(link, stopped)
                 if link.is_condemned:
                     self._see_it_end(link)

@@ -48,6 +48,7 @@ class Sessions:
         self._row_of = np.empty(shards * capacity, np.int64)  # scratch: the last row that named a place
         self._tables = [SlotTable(capacity) for _ in range(shards)]
         self._opened = 0
+        self.replaced = 0  # how often all sessions were replaced
 
     def __len__(self) -> int:
         return len(self._places)
@@ -162,6 +163,7 @@ class Sessions:
 
     def replace(self, keys: Sequence[Sequence[Key]]) -> None:
         """Replace all sessions: keys[s] are in slots 0, 1, ... of shard s."""
+        self.replaced += 1
         self._remove(np.flatnonzero(self._numbers))
         for shard, own in enumerate(keys):
             slots = np.arange(len(own))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
+from fusedlstm import log
 from fusedlstm.arrays.host import to_host
 from fusedlstm.cell import LSTMCell
 from fusedlstm.lstm import LSTM
@@ -32,10 +33,15 @@ if TYPE_CHECKING:
 OWN = "own states"  # instead of a snapshot
 COPIES = "copies"  # Ray's concurrency group of the methods that run beside the others
 _MOST_SNAPSHOTS = 4  # that a shard keeps for calls that fetch them
+_FAILED = -1  # the epoch of a shard in which a change failed, so that nobody knows whether its states are right
 
 
 class StaleCallError(RuntimeError):
-    """A call was meant for an earlier epoch of a shard, or calls before it were lost."""
+    """A call was meant for an earlier epoch of a shard, or calls before it were lost or failed."""
+
+
+class NoMemoryError(RuntimeError):
+    """A shard had no memory for a call that changes no states, so nothing is lost."""
 
 
 class Shard:
@@ -61,7 +67,7 @@ class Shard:
     def stop(self, epoch: int) -> Stamp:
         """Refuse calls of this epoch from now on. Return the epoch and tick of the last call that was done.
 
-        A shard that was restarted returns (0, 0).
+        A shard that was restarted returns (0, 0). The epoch is negative if a change failed.
         """
         if self._epoch <= epoch:
             self._refuse()
@@ -99,7 +105,10 @@ class Shard:
         own = None  # free its memory first
         self._owner = (LSTMCell if isinstance(weights, LSTMWeights) else LSTM)(weights, **self._options)
         pool: StatePool[Any] = StatePool(self._owner, self._capacity)
-        pool.prepare(max_batch)
+        try:
+            pool.prepare(max_batch)
+        except MemoryError as error:  # smaller steps may do
+            log.warning("a shard can't prepare for steps of %d rows: %s", max_batch, error)
         if content is not None:
             slots, states = snapshots.load(content, weights, self._capacity)
             rows = np.searchsorted(slots, kept)
@@ -108,9 +117,27 @@ class Shard:
         return os.getpid(), ray.util.get_node_ip_address(), place()
 
     def call(self, message: tuple[Any, ...]) -> Any:
-        """Call a method: (its name, the stamp, more arguments). Ray takes longer for several arguments."""
+        """Call a method: (its name, the stamp, more arguments). Ray takes longer for several arguments.
+
+        If a method fails that changes states, later calls are refused. Otherwise they would go on with wrong states,
+        and a snapshot would seem to have this change.
+
+        Raises:
+            StaleCallError: this is not the next call of this epoch.
+            NoMemoryError: there is no memory, and nothing has changed.
+        """
         method, *arguments = message
-        return getattr(self, method)(*arguments)
+        try:
+            return getattr(self, method)(*arguments)
+        except StaleCallError:
+            raise
+        except BaseException as error:
+            if isinstance(error, MemoryError) and method in ("read", "begin_snapshot", "prepare"):
+                raise _no_memory(error) from error
+            with self._changed:
+                self._accepts, self._epoch = False, _FAILED
+                self._changed.notify_all()
+            raise
 
     def _enter(self, stamp: Stamp) -> StatePool[Any]:
         """Return the pool. Raise StaleCallError unless this is the next call of this epoch."""
@@ -195,6 +222,8 @@ class Shard:
             pool, snapshot = self._begun.pop(stamp)
         try:
             return True, pool._calls.finish_snapshot(snapshot)
+        except MemoryError as error:
+            raise _no_memory(error) from error
         finally:
             snapshot.is_over = True
 
@@ -219,6 +248,10 @@ def _read(pool: StatePool[Any], slots: NumpyArray) -> list[LSTMState]:
     own, rows = np.unique(slots, return_inverse=True)
     found = pool.read(own)
     return [LSTMState(h=each.h[rows], c=each.c[rows]) for each in (found if isinstance(found, tuple) else (found,))]
+
+
+def _no_memory(error: MemoryError) -> NoMemoryError:
+    return NoMemoryError(f"no memory; nothing has changed: {error}")
 
 
 def _check_same(got: NumpyArray, wanted: NumpyArray) -> None:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from fusedlstm.arrays.dtypes import NumpyArray
     from fusedlstm.ray.call import Waiting
-    from fusedlstm.ray.link import Sent
     from fusedlstm.ray.shards import Shards
     from fusedlstm.state import LSTMState
 
@@ -184,17 +183,16 @@ class ShardCalls:
         check_size("max_batch", max_batch, 0)
         with self._shards.lock:
             sent = self._shards.send_prepare(max_batch)
-        yield from self._all_do(sent)
+        # A shard that is not ready does this later.
+        rows = [np.array([k] if each.reference is not None else [], np.int64) for k, each in enumerate(sent)]
+        delivered = yield from gather(self._shards, len(sent), rows, sent)
+        self._shards.tell(None, delivered)
 
     def _set_weights(self, weights: Any) -> Generator[Waiting, list[Any], None]:
         check_replacement(self.weights, weights)
         with self._shards.lock:
             sent = self._shards.send_weights(weights)
             self.weights = weights
-        yield from self._all_do(sent)
-
-    def _all_do(self, sent: list[Sent]) -> Generator[Waiting, list[Any], None]:
-        """Wait for a call of no rows that all shards do."""
         delivered = yield from gather(self._shards, 0, [np.zeros(0, np.int64)] * len(sent), sent)
         self._shards.tell(None, delivered)
 

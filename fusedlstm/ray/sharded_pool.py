@@ -231,7 +231,7 @@ class ShardedPool:
         Raises:
             TypeError: `max_batch` is not an int.
             ValueError: `max_batch` is negative.
-            SessionsLostError: a shard died.
+            SessionsLostError: a shard died, or has no memory for it. `delivered` has a row for each shard.
         """
         self.aio.prepare(max_batch).result()
 
@@ -289,6 +289,7 @@ class ShardedPool:
         Raises:
             TypeError: `timeout` is not a number or None.
             ValueError: `timeout` is negative or not finite.
+            RuntimeError: the pool has been shut down.
         """
         return self._shards.wait(None if timeout is None else check_seconds("timeout", timeout))
 

@@ -16,7 +16,7 @@ from fusedlstm.ray.metrics import Metrics
 from fusedlstm.ray.news import News
 from fusedlstm.ray.reviver import Reviver
 from fusedlstm.ray.sessions import Sessions
-from fusedlstm.ray.shard import COPIES, Shard
+from fusedlstm.ray.shard import COPIES, NoMemoryError, Shard
 from fusedlstm.ray.snapshot_taker import SnapshotTaker
 
 if TYPE_CHECKING:
@@ -142,6 +142,11 @@ class Shards:
             link = self.links[sent.shard]
             if link.epoch != sent.epoch:
                 return UNDELIVERED if isinstance(answer, Exception) or isinstance(sent.reference, Future) else answer
+            if isinstance(answer, NoMemoryError):
+                self.news.blame(link.shard, answer)
+                answer = UNDELIVERED
+            if self.is_shut and (isinstance(answer, Exception) or isinstance(sent.reference, Future)):
+                self.check_open()
             if isinstance(answer, Exception):
                 self._reviver.doubt(link, answer)
                 return sent._replace(reference=link.told)
@@ -170,9 +175,11 @@ class Shards:
             self._reviver.restart(self.links[shard])
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until all shards are ready. Return whether they are."""
+        """Wait until all shards are ready. Return whether they are. Raise RuntimeError after `shut_down`."""
         with self.changed:
-            return self.changed.wait_for(lambda: len(self.ready()) == self.count, timeout)
+            are_ready = self.changed.wait_for(lambda: self.is_shut or len(self.ready()) == self.count, timeout)
+            self.check_open()
+            return are_ready
 
     def take_snapshots(self) -> None:
         """Send for the snapshots that are due."""
@@ -201,6 +208,9 @@ class Shards:
             if self.is_shut:
                 return
             self.is_shut = True
+            self.changed.notify_all()
+            for link in self.links:
+                link.end_doubt()  # calls that wait for it raise
         for link in self.links:
             ray.kill(link.actor)
         if self.snapshots is not None:

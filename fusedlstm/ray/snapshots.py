@@ -93,13 +93,14 @@ class Taken(NamedTuple):
         """Return whether the snapshot is whole or failed."""
         return bool(ray.wait([self.done], timeout=0, fetch_local=False)[0])
 
-    def is_whole(self) -> bool:
-        """Return whether a ready snapshot is whole."""
+    def error(self) -> Exception | None:
+        """Return why a ready snapshot failed, or None if it is whole."""
         try:
             ray.get(self.done)
-        except ray.exceptions.RayError:
-            return False
-        return True
+        except ray.exceptions.RayError as error:
+            found: Exception = error
+            return found
+        return None
 
 
 def write(content: Content, path: str, weights: Any) -> None:

@@ -49,9 +49,9 @@ def _contents(shards: Shards) -> Generator[Waiting, list[Any], list[tuple[list[K
         keys = [shards.sessions.keys_of(link.shard) for link in shards.links]
         asked = [link.snapshot() for link in shards.links]
     rows = [np.array([link.shard]) for link in shards.links]
-    delivered = np.ones(shards.count, np.bool_)
-    for sent in list(zip(*asked, strict=True))[:2]:  # a call that fetches may wait in vain for a lost one that begins
-        delivered &= yield from gather(shards, shards.count, rows, sent)
+    delivered = yield from gather(shards, shards.count, rows, [begun for begun, _, _ in asked])
+    whole = np.flatnonzero(delivered).tolist()  # a call that fetches would wait in vain for a lost one that begins
+    delivered &= yield from gather(shards, shards.count, [rows[k] for k in whole], [asked[k][1] for k in whole])
     shards.tell(None, delivered)
     return [(own, content) for own, (_, _, content) in zip(keys, asked, strict=True)]
 

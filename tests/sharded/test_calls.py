@@ -138,3 +138,23 @@ def test_bad_timeouts_raise(seconds, kind, says, pool):
             wait(seconds)
     assert call.result(1e300) is within(call, 1e300) is None
     assert pool.wait(1e300)
+
+
+class InterruptedEnd(Future):
+    """An interrupt comes before a result is kept."""
+
+    def set_result(self, result):
+        raise KeyboardInterrupt
+
+
+def test_interrupted_end_is_not_a_result():
+    def work():
+        yield Waiting([], [], np.ones(0, bool), None)
+        return "result"
+
+    call = Call(work(), 1.0)
+    call._end = InterruptedEnd()
+    with pytest.raises(KeyboardInterrupt):
+        call.result()
+    with pytest.raises(RuntimeError, match="an interrupt came while this call used its answers"):
+        call.result()

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed")
 
 from fusedlstm import LSTMCell, PoolFullError
-from fusedlstm.ray import LateShardsError, SessionsLostError
+from fusedlstm.ray import LateShardsError, SessionsLostError, whole_pool
 from fusedlstm.ray.forks import Forks
 
 from support.remembered import inputs
@@ -138,6 +138,25 @@ def test_saves_and_loads_wait_for_children(small, tmp_path):
     assert set(small.keys) == {"a", "b", 1, 2, 3}
     state = small.read(["a", 1, 2, 3])
     np.testing.assert_array_equal(state.c, state.c[:1].repeat(4, 0))
+
+
+def test_load_replaces_children_on_their_way(small, monkeypatch, tmp_path):
+    """As if another thread forked while `load` waits for a shard."""
+    small.fork(["a", "a", "a"], [1, 2, 3])
+    small.save(tmp_path)
+    wanted, calls, wait = small.read([1, 2, 3, "a", "b"]), [], whole_pool._wait
+    small.close([1, 2, 3])
+    small.step(inputs(1), ["a"])
+
+    def forks(shards):
+        calls.append(small.aio.fork(["a", "a", "a"], [1, 2, 3]))
+        wait(shards)
+
+    monkeypatch.setattr(whole_pool, "_wait", forks)
+    small.load(tmp_path)
+    assert calls[0].result() is None
+    assert sum(shard.sessions for shard in small.stats()) == len(small) == 5
+    np.testing.assert_array_equal(small.read([1, 2, 3, "a", "b"]).h, wanted.h)
 
 
 def test_children_of_dead_shards_are_not_open(small, stopped):

@@ -3,9 +3,10 @@
 import os
 import time
 
+import numpy as np
 import ray
 
-from fusedlstm import LSTMState
+from fusedlstm import LSTMState, StatePool
 from fusedlstm.ray import snapshots
 from fusedlstm.ray.shard import COPIES, Shard
 
@@ -48,3 +49,55 @@ def write_slowly(content, path, weights):
     """Write a snapshot's file late."""
     time.sleep(1)
     snapshots.write(content, path, weights)
+
+
+FAILS = np.float32(1e6)  # an input for which FailsToStep raises
+
+
+class FailsToStep(Shard):
+    """Raises MemoryError instead of a step with the input FAILS, like a shard without memory. Nothing is changed."""
+
+    def step(self, stamp, x, slots, is_first):
+        if (x == FAILS).any():
+            self._enter(stamp)
+            raise MemoryError("planted")
+        return super().step(stamp, x, slots, is_first)
+
+
+class FailsToCopy(Shard):
+    """Raises MemoryError instead of copying states."""
+
+    def read(self, stamp, slots):
+        self._enter(stamp)
+        raise MemoryError("planted")
+
+    def begin_snapshot(self, stamp):
+        super().begin_snapshot(stamp)
+
+        def fails(slots):
+            raise MemoryError("planted")
+
+        for _, snapshot in self._begun.values():
+            snapshot._fetch = fails
+
+
+class FailsToBeginCopies(Shard):
+    """Has no memory for snapshots."""
+
+    def begin_snapshot(self, stamp):
+        self._enter(stamp)
+        with self._changed:
+            self._changed.notify_all()
+        raise MemoryError("planted")
+
+
+class FailsToPrepare(Shard):
+    """Has no memory for steps of more than 0 rows, as far as `prepare` knows."""
+
+    def begin(self, *arguments):
+        def prepare(pool, max_batch):
+            if max_batch > 0:
+                raise MemoryError("planted")
+
+        StatePool.prepare = prepare  # in the process of this actor
+        return super().begin(*arguments)
