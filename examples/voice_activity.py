@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 from fusedlstm import convert, frames
 
-RATE, FRAME, CONTEXT = 16_000, 512, 64  # samples: of a second, a frame (32 ms), and the end of the frame before it
+RATE, FRAME, CONTEXT = 16_000, 512, 64  # samples of a second, of a frame (32 ms), and of the frame before it
 B, SECONDS = 96, 6  # streams, and their length
 SYLLABLE = 0.3  # seconds
 PORT = 8123  # of the service that this starts
@@ -28,7 +28,7 @@ VOWELS = np.array([(730, 1090, 2440), (530, 1840, 2480), (270, 2290, 3010), (570
 rng = np.random.default_rng(0)
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-parser.add_argument("--url", help="a service that runs; without it, this starts one")
+parser.add_argument("--url", help="the address of a running service; default: start one here")
 parser.add_argument("--weights", metavar="FILE", help="only write the weights of the LSTM, for `fusedlstm serve FILE`")
 arguments = parser.parse_args()
 
@@ -38,7 +38,7 @@ vad = whole._model
 weights = convert.from_torch(vad.decoder.rnn)
 
 
-# %% The audio: half of the streams have voice for some time, and the others a noise
+# %% The audio: half of the streams have voice for some time, and the others have a noise
 
 
 def voice(seconds):
@@ -88,7 +88,7 @@ def streams():
 
 @contextlib.contextmanager
 def service():
-    """Start a service of two shards on Ray, give its URL, and end it."""
+    """Start a service of two shards on Ray, yield its URL, and end the service."""
     import ray.serve
 
     from fusedlstm.ray.serve import build
@@ -128,7 +128,7 @@ def probabilities(url, audio):
 
 
 def in_words(flags):
-    """Return when there is voice."""
+    """Return when there is voice, in words."""
     changes = np.flatnonzero(np.diff(flags, prepend=False, append=False)) * FRAME / RATE
     return ", ".join(f"{begin:.1f} to {end:.1f} s" for begin, end in changes.reshape(-1, 2)) or "never"
 
@@ -143,10 +143,10 @@ with contextlib.nullcontext(arguments.url) if arguments.url else service() as ur
     found, seconds = probabilities(url, audio)
 is_voice, T = found > 0.5, len(found)
 for row in range(6):
-    print(f"Stream {row} has voice: {in_words(is_voice[:, row])}. It was made so: {in_words(has_voice[:, row])}")
+    print(f"Stream {row}: voice was found: {in_words(is_voice[:, row])}; voice was made: {in_words(has_voice[:, row])}")
 with_voice, without = is_voice[:, ::2].any(0).sum(), is_voice[:, 1::2].any(0).sum()
 print(f"Voice was found in {with_voice} of {(B + 1) // 2} streams that have some, and in {without} of {B // 2} others.")
-print(f"{(is_voice == has_voice).mean():.1%} of all frames were found to be as they were made.")
+print(f"{(is_voice == has_voice).mean():.1%} of all frames were classified correctly.")
 print(f"{T / seconds:,.0f} messages and {T * B / seconds:,.0f} rows a second, with one message at a time")
 
 # %% The package's own model on the same audio

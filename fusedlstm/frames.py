@@ -25,7 +25,7 @@ _HEADER = struct.Struct("<IIQ")
 
 
 class FrameError(ValueError):
-    """A message is not a frame: it is too short, too long, or of other sizes."""
+    """A message is not a frame of the wanted sizes: it is too short or too long."""
 
 
 class Status(enum.IntEnum):
@@ -156,7 +156,7 @@ def _vector(name: str, values: Any, dtype: str, B: int) -> bytes:
         fail(ValueError, name, "integers", f"dtype {array.dtype}")
     limit = np.iinfo(dtype)
     if array.size and (int(array.min()) < limit.min or int(array.max()) > limit.max):
-        fail(ValueError, name, f"integers up to {limit.max}, from 0", f"{array.min()} to {array.max()}")
+        fail(ValueError, name, f"integers from 0 to {limit.max}", f"{array.min()} to {array.max()}")
     return array.astype(dtype).tobytes()
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-_DIRECT = 4 * 2**20  # bytes of an array that Ray sends with a call, and not through its object store
+_DIRECT = 4 * 2**20  # Ray sends arrays of up to so many bytes with a call, not through its object store
 _NAME, _MOST_PORT = "fusedlstm", 65535
 
 
@@ -33,20 +33,24 @@ def add_command(add: Callable[..., argparse.ArgumentParser], number: Callable[[s
     command.add_argument("weights", metavar="WEIGHTS", help="a file of LSTMWeights or StackedWeights")
     for name, default, metavar, text in (
         ("--shards", 2, "N", "the number of shards"),
-        ("--capacity", 10_000, "N", "the sessions that each can hold"),
-        ("--port", 8000, "N", "where to listen"),
-        ("--max-rows", 1024, "N", "the most rows of a tick"),
+        ("--capacity", 10_000, "N", "the number of sessions that each shard can hold"),
+        ("--port", 8000, "N", "the port to listen at"),
+        ("--max-rows", 1024, "N", "the most rows of a tick, which is one step with rows of many clients"),
     ):
         command.add_argument(name, type=number, default=default, metavar=metavar, help=f"{text}; default: {default}")
     command.add_argument(
-        "--num-gpus", type=float, default=0, metavar="N", help="the GPUs of each shard; default: 0, for NumPy"
+        "--num-gpus", type=float, default=0, metavar="N", help="GPUs for each shard; default: 0, for NumPy"
     )
-    command.add_argument("--host", default="127.0.0.1", help="where to listen; default: 127.0.0.1, this machine alone")
+    command.add_argument("--host", default="127.0.0.1", help="the address to listen at; default: 127.0.0.1, only local")
     command.add_argument(
         "--max-wait-ms", type=float, default=2.0, metavar="MS", help="how long a tick waits for more rows; default: 2"
     )
     command.add_argument(
-        "--idle-seconds", type=float, default=3600.0, metavar="S", help="when unused sessions are closed; default: 3600"
+        "--idle-seconds",
+        type=float,
+        default=3600.0,
+        metavar="S",
+        help="close sessions that are unused for so long; default: 3600",
     )
     command.add_argument("--folder", help="where sessions are saved at the end, and loaded from at the start")
     command.add_argument("--address", help='the Ray cluster to use, such as "auto"; default: start one here')

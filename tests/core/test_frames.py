@@ -83,8 +83,8 @@ def test_huge_counts_allocate_nothing():
     [
         ({"x": np.zeros(3)}, r"x: wanted shape \(B, I\); got shape \(3,\)"),
         ({"handles": [1]}, r"handles: wanted shape \(B,\) = \(2,\); got shape \(1,\)"),
-        ({"handles": [-1, 0]}, "handles: wanted integers up to 18446744073709551615, from 0; got -1 to 0"),
-        ({"sequence": [0, 2**32]}, "sequence: wanted integers up to 4294967295, from 0; got 0 to 4294967296"),
+        ({"handles": [-1, 0]}, "handles: wanted integers from 0 to 18446744073709551615; got -1 to 0"),
+        ({"sequence": [0, 2**32]}, "sequence: wanted integers from 0 to 4294967295; got 0 to 4294967296"),
         ({"sequence": [0.5, 1]}, "sequence: wanted integers; got dtype float64"),
         ({"message_id": 2**64}, "message_id: wanted at most 18446744073709551615"),
         ({"deadline_ms": -1}, "deadline_ms: wanted at least 0; got -1"),

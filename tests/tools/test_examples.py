@@ -161,7 +161,7 @@ def test_voice_activity(voice_activity, capsys):
     assert names["has_voice"].any(0).tolist() == [True, False] * 3
     *_, found, same, speed, difference = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"Voice was found in \d of 3 streams that have some, and in \d of 3 others\.", found)
-    assert re.fullmatch(r"[\d.]+% of all frames were found to be as they were made\.", same)
+    assert re.fullmatch(r"[\d.]+% of all frames were classified correctly\.", same)
     assert re.fullmatch(r"[\d,]+ messages and [\d,]+ rows a second, with one message at a time", speed)
     assert re.fullmatch(r"The probabilities differ from those of the package's own model by at most \S+", difference)
 

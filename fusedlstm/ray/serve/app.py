@@ -29,7 +29,7 @@ def app_of(
 ) -> Starlette:
     """Return the ASGI app of a service.
 
-    Its lifespan makes the pool, and starts and drains the service, which is in the app's state.
+    When the app starts, it makes the pool and starts the service. When it ends, it drains the service.
 
     Args:
         make_pool: makes the pool, in a thread.

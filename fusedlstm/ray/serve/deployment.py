@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fusedlstm.validation.arguments import AnyPath
 
 _LOOK_EVERY = 0.5  # seconds
-_END = 60.0  # the seconds in which a service must have ended. Then Serve kills it
+_END = 60.0  # the seconds after which Serve kills a service that is still ending
 
 
 def build(
@@ -36,18 +36,18 @@ def build(
 ) -> serve.Application:
     """Return the application of a service, to run with Ray Serve.
 
-    It has one replica, which owns a ShardedPool. When it ends, as it is deployed again or deleted, it takes nothing
-    new, finishes the rows that it has, saves its sessions, and closes its WebSockets. The next one loads them.
+    Its only replica owns a ShardedPool. When the application is deployed again or deleted, the replica takes nothing
+    new, finishes the rows that wait, saves its sessions, and closes its WebSockets. The next replica loads them.
 
     Args:
-        weights: LSTMWeights, StackedWeights, or the path of their file, which the replica's machine must have.
+        weights: LSTMWeights, StackedWeights, or the path of their file on the replica's machine.
         shards: the number of shards.
-        capacity: the number of sessions that each can hold.
+        capacity: the number of sessions that each shard can hold.
         limits: how to gather rows, and what to refuse.
         folder: where sessions are saved when the service ends, and loaded from when it starts. All machines on which
-            the replica may run must share it. None loses them.
-        max_connections: the most requests and WebSockets at the same time. As many more wait, and others get 429.
-        num_gpus: the GPUs of each shard.
+            the replica may run must share it. With None, they are lost.
+        max_connections: the most requests and WebSockets at the same time. As many more wait. Others are refused.
+        num_gpus: the number of GPUs for each shard.
         options: more options of the ShardedPool, such as `snapshot`.
 
     Raises:
@@ -86,7 +86,7 @@ def build(
 
 
 class _Replica:
-    """The replica. Serve waits until all WebSockets are closed before it ends one, so this notices that it must."""
+    """The replica. Serve waits until its WebSockets are closed, so it drains the service once Serve wants to end it."""
 
     def __init__(self) -> None:
         self._watching = asyncio.get_running_loop().create_task(self._drain_when_stopped())

@@ -34,16 +34,16 @@ _CODES = {
 }
 _SAID = {
     Status.OUT_OF_ORDER: "not stepped: the number is neither that of the next step nor the one before",
-    Status.BUSY: "not stepped: too many rows wait, or a shard is slow or restarting. Send it again",
+    Status.BUSY: "not stepped: too many rows wait, or a shard is slow or restarting. Send it again later",
     Status.LATE: "not stepped: its deadline has passed",
     Status.WENT_BACK: "not stepped: the session lost steps, as a shard died. Send them again, from next on",
-    Status.NOT_OPEN: "the session is not open: it never was, or was closed, or unused for long, or lost. Open it again",
+    Status.NOT_OPEN: "the session is not open: it was never opened, or closed, unused for too long, or lost. Open it",
     Status.FAILED: "the output is missing. If next is above the step's number, send it again for its output",
 }
 
 
 class BadRequestError(ValueError):
-    """A request is not what was wanted."""
+    """A request is malformed or too large."""
 
     def __init__(self, text: str, code: int = 400) -> None:
         super().__init__(text)
@@ -68,7 +68,7 @@ def check_key(key: Any) -> str:
 
 
 def parse(text: str | bytes) -> dict[str, Any]:
-    """Return the object that a JSON text is, or raise BadRequestError."""
+    """Return the object in a JSON text, or raise BadRequestError."""
     try:
         found = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
@@ -150,7 +150,7 @@ def _checked(body: Mapping[str, Any], service: Service) -> tuple[Any, int, int]:
     """Return x (1, I), the step's number or 0, and the deadline in milliseconds or 0. Raise BadRequestError."""
     unknown = body.keys() - {"x", "sequence", "deadline_ms"}
     if unknown or "x" not in body:
-        raise BadRequestError("wanted the fields x, and perhaps sequence and deadline_ms")
+        raise BadRequestError("wanted the field x, and optionally sequence and deadline_ms")
     given, size = body["x"], service.input_size
     if not isinstance(given, list) or len(given) != size or not {type(number) for number in given} <= {int, float}:
         raise BadRequestError(f"x: wanted a list of {size} numbers")

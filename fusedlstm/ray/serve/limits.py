@@ -9,19 +9,21 @@ from fusedlstm.validation.arguments import check_real, check_size, fail
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How a service gathers rows into ticks, and how much it takes.
+    """How a service gathers rows into ticks, and when it refuses more.
+
+    A tick is one step of the pool, with rows of many clients.
 
     Args:
-        max_rows: the most rows of a tick. A tick goes as soon as so many wait.
-        max_wait_ms: the milliseconds after which a tick goes with fewer rows.
-        max_waiting_rows: the most rows that wait. More are BUSY.
-        max_session_rows: the most rows of one session that wait. More are BUSY.
+        max_rows: the most rows of a tick. A tick starts as soon as so many wait.
+        max_wait_ms: how many milliseconds the first row waits until a tick starts with fewer rows.
+        max_waiting_rows: the most rows that wait. Further ones are BUSY.
+        max_session_rows: the most rows of one session that wait. Further ones are BUSY.
         max_ticks: the most ticks that are sent and not yet answered.
-        answer_seconds: how long a tick waits for a shard. Then it delivers other shards' rows, and this one's sessions
-            are BUSY until it answers.
+        answer_seconds: how long a tick waits for a shard. Then other shards' rows are delivered, and the sessions of
+            the late shard are BUSY until it answers.
         max_message_bytes: the longest message, body or reply.
-        drain_seconds: how long rows that wait are still stepped when the service ends. Then they are BUSY.
-        idle_seconds: sessions that are unused for so long are closed; None for never.
+        drain_seconds: how long a service that ends still steps rows that wait. After that, they are BUSY.
+        idle_seconds: after how long unused sessions are closed; None for never.
 
     Raises:
         TypeError: an argument has the wrong kind.

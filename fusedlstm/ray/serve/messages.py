@@ -16,7 +16,7 @@ NO_DEADLINE = float("inf")
 
 
 class Message:
-    """Steps that one client asks for. Wait until all its rows have a status with `await message.done`.
+    """The steps that one request asks for. `await message.done` waits until all rows have a status.
 
     Args:
         handles: (B,) uint64.
@@ -29,7 +29,7 @@ class Message:
         status: the `Status` of each row, (B,) uint8.
         next: the sequence number of each session's next step, (B,); 0 if it is not open.
         h: the outputs, (B, width) float32.
-        slots: the sessions' slots when the message came.
+        slots: the sessions' slots when the message arrived.
         done: a future, done when all rows have their status.
     """
 

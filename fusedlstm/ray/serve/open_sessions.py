@@ -1,8 +1,8 @@
 """OpenSessions: the sessions of a service, in arrays, so that a message's rows are looked up at once.
 
-A session has a slot here, whatever its shard is. Its handle has the slot in the lower 24 bits, and above them a number
-that is new each time the slot is used. So handles of sessions that were closed are not those of others. A handle has at
-most 53 bits, which a number of JavaScript holds exactly.
+A session has a slot here, which doesn't depend on its shard. Its handle has the slot in the lower 24 bits, and above
+them a number that is new each time the slot is used. So the handle of a closed session doesn't name a later one. A
+handle has at most 53 bits, which a JavaScript number holds exactly.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class OpenSessions:
     """The open sessions of a service.
 
     Args:
-        capacity: the most sessions in the pool. Those that it has lost count until it says so, so here there may be
-            twice as many.
+        capacity: the most sessions in the pool. Those that it lost stay here until it reports them, so there is room
+            for twice as many.
 
     Raises:
         ValueError: the capacity is too large for handles.
@@ -111,7 +111,7 @@ class OpenSessions:
         self._table.give_back(slots)
 
     def go_back(self, changes: Mapping[Any, int]) -> None:
-        """Take sessions back by so many steps, those of them that are open."""
+        """Take those of these sessions that are open back by so many steps."""
         keys = [key for key in changes if key in self._slots]
         slots = self.slots(keys)
         self.next[slots] -= np.fromiter((changes[key] for key in keys), np.int64, len(keys))

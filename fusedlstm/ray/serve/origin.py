@@ -10,11 +10,11 @@ from starlette.responses import JSONResponse
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-_CLOSE = {"type": "websocket.close", "code": 1008, "reason": "the page is of another site"}
+_CLOSE = {"type": "websocket.close", "code": 1008, "reason": "the request is from another site's page"}
 
 
 class SameOrigin:
-    """An app that gets only requests without an Origin, or with that of their own host.
+    """Passes requests to an app if they have no Origin, or that of their own host. Refuses others.
 
     Otherwise any page in a browser on this machine could use a service at 127.0.0.1.
 
@@ -32,6 +32,6 @@ class SameOrigin:
         if origin is None or origin.partition("://")[2] == headers.get("host"):
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await JSONResponse({"error": "the page is of another site"}, 403)(scope, receive, send)
+            await JSONResponse({"error": "the request is from another site's page"}, 403)(scope, receive, send)
         else:
             await send(_CLOSE)

@@ -45,7 +45,7 @@ class Calls(Protocol):
 
 
 class Pool(Protocol):
-    """What a service needs of a pool. A ShardedPool has all of it. See there."""
+    """What a service needs of a pool. ShardedPool has all of it, and documents it."""
 
     @property
     def aio(self) -> Calls:

@@ -58,9 +58,9 @@ def probe(folder: str) -> None:
 
 
 def lock(folder: str, seconds: float) -> BinaryIO:
-    """Let no other service use the folder until the returned file is closed, or this process ends.
+    """Lock the folder against other services until the returned file is closed, or this process ends.
 
-    Wait so many seconds for a service that ends. Where files can't be locked, as on Windows, this does nothing.
+    Wait at most `seconds` for another service to end. Where files can't be locked, as on Windows, this does nothing.
 
     Raises:
         OSError: another service uses the folder, or it can't be written.
@@ -80,7 +80,7 @@ def lock(folder: str, seconds: float) -> BinaryIO:
 
 
 def retire(folder: str) -> None:
-    """Let the folder have no sessions, as those that were loaded have changed. Their files stay until the next save."""
+    """Mark the folder's sessions as too old to load, as some have changed. Their files stay until the next save."""
     os.replace(os.path.join(folder, _CURRENT), os.path.join(folder, _RETIRED))
 
 

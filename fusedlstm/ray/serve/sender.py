@@ -1,6 +1,6 @@
 """Sender: step the rows of a tick, and tell each client what became of them.
 
-What a row is, is decided when its tick goes:
+What happens to a row is decided when its tick is sent:
 
 - Its number is the session's next: it is stepped. A row without a number is the next, too.
 - Its number is the one before: it is not stepped again. The output is read from the session's state.

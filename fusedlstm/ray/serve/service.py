@@ -45,8 +45,8 @@ class Service:
         folder: where `drain` saves the sessions, and `start` gets them from; None for nowhere.
 
     Raises:
-        ValueError: the pool has sessions, or its top layer is residual. Then outputs can't be read from states, which
-            repeated steps need.
+        ValueError: the pool has sessions, or its top layer is residual. A repeated step reads its output from the
+            session's state, which lacks what a residual layer adds.
     """
 
     def __init__(self, pool: Pool, limits: Limits, folder: str | None = None) -> None:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from fusedlstm.ray.serve.service import Service
 
 _MALFORMED, _TOO_LARGE, _FAILED, _RESTARTS = 1007, 1009, 1011, 1012  # codes with which a WebSocket is closed
-# A connection with so many unanswered messages, or with so many times the longest message in bytes of them and their
-# replies, is not read until one is answered.
+# A connection is not read while it has so many unanswered messages, or while these and their replies take more memory
+# than so many of the longest message.
 _MOST_UNANSWERED, _MOST_HELD = 64, 4
 _MOST_REASON = 120  # bytes
 
