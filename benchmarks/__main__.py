@@ -79,10 +79,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.add_argument("result", metavar="RESULT.json", nargs="?", type=Path, help="a file to write")
     command.add_argument("--quick", action="store_true", help="20 sessions at two rates, to try it")
-    command.add_argument("--only", choices=SERVICES, nargs="+", default=SERVICES, help="some of the services")
+    command.add_argument("--only", choices=SERVICES, action="append", help="one of the services; repeat it for more")
     command.add_argument("--groups", metavar="NUMBER", type=int, default=1, help="so many times 10,000 sessions")
     command.set_defaults(
-        work=lambda options: serving.measure(options.result, options.only, groups=options.groups, quick=options.quick)
+        work=lambda options: serving.measure(
+            options.result, options.only or SERVICES, groups=options.groups, quick=options.quick
+        )
     )
     command = commands.add_parser(
         "million",
