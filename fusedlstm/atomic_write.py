@@ -98,7 +98,7 @@ def replacing(path: AnyPath) -> Iterator[BinaryIO]:
         remove_abandoned(folder, re.escape(stem))
         with _renamed_at_end(folder, stem, target) as file, _passing(passed, target):
             yield file
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
 def check_target(argument: str, path: str, inputs: Mapping[str, str | None]) -> None:
@@ -231,7 +231,7 @@ def _is_old(status: os.stat_result) -> bool:
     return time.time() - status.st_mtime > _OLD
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """Make the new name durable too, if the system can sync a folder (Windows can't)."""
     if os.name != "posix":
         return

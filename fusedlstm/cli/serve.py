@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -9,9 +10,9 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
+from fusedlstm import log
 from fusedlstm.stacked import load_weights
 from fusedlstm.validation.arguments import fail
-from fusedlstm.validation.weights import as_layers, check_causal
 
 if TYPE_CHECKING:
     import argparse
@@ -64,13 +65,18 @@ def serve(say: Callable[[str], None], options: argparse.Namespace) -> int:
         options: those of `add_command`.
 
     Raises:
-        OSError: the weights can't be read, or something else listens at the port.
-        ValueError: an option has a wrong value, or a layer reads backward.
+        OSError: the weights can't be read, something else listens at the port, or another service uses the folder.
+        ValueError: an option has a wrong value, a layer reads backward, the top layer is residual, or the folder's
+            sessions have other weights.
+        RuntimeError: the service failed to start.
         ImportError: Ray is not installed.
     """
-    check_causal("WEIGHTS", as_layers(load_weights(options.weights)), "layers that are all forward")
-    from fusedlstm.ray.serve import Limits, build, saved
+    weights = load_weights(options.weights)
+    from fusedlstm.ray.serve import Limits, build
+    from fusedlstm.ray.serve.origin import own_names
+    from fusedlstm.ray.serve.pools import check_served
 
+    check_served("WEIGHTS", weights)
     limits = Limits(
         max_rows=options.max_rows,
         max_wait_ms=options.max_wait_ms,
@@ -84,11 +90,12 @@ def serve(say: Callable[[str], None], options: argparse.Namespace) -> int:
         num_gpus=options.num_gpus,
         limits=limits,
         folder=options.folder,
+        hosts=own_names(options.host) if options.address is None else None,
     )
-    if options.address is None:  # a cluster's Serve may listen there already
+    if options.address is None:  # a cluster's Serve may listen there already, or elsewhere, and have another folder
         _check_free(options.host, options.port)
         if options.folder is not None:
-            saved.probe(options.folder)
+            _check_folder(options.folder, weights)
     _run(say, application, options)
     return 0
 
@@ -104,6 +111,43 @@ def _check_free(host: str, port: int) -> None:
             probe.bind(found[0][4])
     except OSError as error:
         raise OSError(error.errno, f"can't listen at {host}, port {port}: {error.strerror}") from error
+
+
+def _check_folder(folder: str, weights: Any) -> None:
+    """Raise what the service would raise about its folder, after seconds and in another process."""
+    from fusedlstm.ray.serve import saved
+
+    saved.probe(folder)
+    with contextlib.closing(saved.lock(folder, saved.LOCK_SECONDS)):
+        saved.check(folder, weights)
+
+
+def _check_gpus(options: argparse.Namespace) -> None:
+    """Raise ValueError if the cluster has too few GPUs for the shards. One that may grow only logs a warning."""
+    import ray
+
+    wanted, found = options.shards * options.num_gpus, ray.cluster_resources().get("GPU", 0)
+    if wanted <= found:
+        return
+    if options.address is None:
+        most = f"at most {found:g} GPUs in all {options.shards} shards, as Ray finds no more here"
+        fail(ValueError, "--num-gpus", most, f"{wanted:g}")
+    log.warning("this cluster has %g GPUs. The service waits until there are %g", found, wanted)
+
+
+def _deploy(application: Any) -> None:
+    """Wait until the application is ready. Raise RuntimeError with the replica's own error if it fails."""
+    from ray import serve
+
+    try:
+        serve.run(application, name=_NAME, route_prefix="/")
+    except RuntimeError as error:
+        found = serve.status().applications.get(_NAME)
+        messages = [each.message.strip() for each in found.deployments.values()] if found else []
+        if not any(messages):
+            raise
+        cause = "".join(messages).splitlines()[-1]  # the end of the replica's traceback
+        raise RuntimeError(f"the service failed to start: {cause}") from error
 
 
 def _run(say: Callable[[str], None], application: Any, options: argparse.Namespace) -> None:
@@ -124,9 +168,10 @@ def _run(say: Callable[[str], None], application: Any, options: argparse.Namespa
     for number, handler in handlers.items():
         signal.signal(number, handler)  # Ray's own would end this process at once
     try:
+        _check_gpus(options)
         serve.start(http_options={"host": options.host, "port": options.port})
         try:
-            serve.run(application, name=_NAME, route_prefix="/")
+            _deploy(application)
             host = f"[{options.host}]" if ":" in options.host else options.host
             say(f"listening at http://{host}:{options.port}")
             threading.Event().wait()

@@ -14,12 +14,13 @@ import json
 import os
 import re
 import uuid
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusedlstm import atomic_write, files, pool_files
-from fusedlstm.errors import WeightsFileError
+from fusedlstm.errors import OtherWeightsWarning, WeightsFileError
 from fusedlstm.state import LSTMState
 from fusedlstm.validation.weights import as_layers
 
@@ -87,6 +88,12 @@ def read(folder: str, weights: Any) -> tuple[list[Key], list[LSTMState], bool]:
         for layer in zip(*parts, strict=True)
     ]
     return keys, joined, are_others
+
+
+def warn_of_others(folder: str, above: int = 0) -> None:
+    """Warn the caller's caller, or the one `above` it, that other weights computed the states in a folder."""
+    said = f"{folder} holds states of other weights than this pool's. Was its model trained since?"
+    warnings.warn(said, OtherWeightsWarning, stacklevel=3 + above)
 
 
 def _entries(manifest: str) -> list[tuple[str, list[Key]]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 
-from fusedlstm.errors import OtherWeightsWarning, WeightsFileError
+from fusedlstm.errors import WeightsFileError
 from fusedlstm.ray import folder as folders
 from fusedlstm.ray.call import Call
 from fusedlstm.ray.gather import gather
@@ -37,8 +36,7 @@ def load(shards: Shards, path: str, weights: Any) -> None:
     if len(keys) > capacity:
         raise WeightsFileError(f"{path} holds {len(keys)} sessions; this pool's capacity is {capacity}")
     if are_others:
-        said = f"{path} holds states of other weights than this pool's. Was its model trained since?"
-        warnings.warn(said, OtherWeightsWarning, stacklevel=3)
+        folders.warn_of_others(path, 1)
     Call(_replace(shards, keys, states), shards.timeout).result()
 
 

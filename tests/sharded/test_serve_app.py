@@ -13,6 +13,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 from fusedlstm import LSTMCell, LSTMWeights, frames
 from fusedlstm.frames import Status
 from fusedlstm.ray.serve import Limits, LocalPool, app_of
+from fusedlstm.ray.serve.origin import own_names
 from fusedlstm.ray.serve.pools import _Done
 
 from support.asgi import ClosedError, WebSocket, lifespan, request
@@ -21,10 +22,10 @@ WEIGHTS = LSTMWeights.random(3, 4, seed=0)
 OPTIONS = {"backend": "numpy", "batch_invariant": True, "threads": 1}
 
 
-def run(play, pool=None, **limits):
+def run(play, pool=None, hosts=None, **limits):
     """Run a coroutine function of an app over a local pool."""
     pool = LocalPool(WEIGHTS, 10, **OPTIONS) if pool is None else pool
-    app = app_of(lambda: pool, Limits(**{"max_wait_ms": 0.5} | limits))
+    app = app_of(lambda: pool, Limits(**{"max_wait_ms": 0.5} | limits), hosts=hosts)
 
     async def main():
         async with lifespan(app):
@@ -149,8 +150,13 @@ def test_bad_bodies_say_what_is_wrong():
             assert (await request(app, "PUT", f"/sessions/{key}"))[0] == 400
         assert (await request(app, "PUT", "/sessions/a/b"))[1]["session"] == "a/b"
         assert (await request(app, "POST", "/sessions/a/b/steps", {"x": [0, 0]}))[0] == 400
-        assert (await request(app, "GET", "/elsewhere"))[0] == 404
-        assert (await request(app, "POST", "/sessions/a"))[0] == 405
+        for method, path, code, says in (
+            ("GET", "/elsewhere", 404, "Not Found"),
+            ("POST", "/sessions/a", 405, "Method Not Allowed"),
+        ):
+            status, said, headers = await request(app, method, path)
+            assert (status, said) == (code, {"error": says})
+            assert ("allow" in headers) == (code == 405)
         assert app.state.service.stats()["rows"] == 0
 
     run(play, max_message_bytes=2000)
@@ -165,6 +171,7 @@ BAD_MESSAGES = [
     (bytes(2001), 1009, "at most 2000 bytes; got 2001"),
     (frames.encode_request(1, [1] * 21, [1] * 21, np.zeros((21, 3))), 1009, "at most 20 rows; got 21"),
     ("x" * 2001, 1009, "at most 2000 bytes; got 2001"),
+    ("\N{MUSICAL SYMBOL G CLEF}" * 501, 1009, "at most 2000 bytes; got 2004"),
     ("", 1007, "wanted JSON"),
     ("[" * 2000, 1007, "wanted JSON"),
     ('{"open": "a"}', 1007, "wanted {"),
@@ -364,6 +371,44 @@ def test_pages_of_other_sites_are_refused():
                     await socket.ask({"open": ["a"]})
 
     run(play)
+
+
+def test_other_hosts_are_refused():
+    """A name that now leads to this machine would have its page's Origin."""
+
+    async def play(app):
+        for host, allowed in (
+            ("127.0.0.1:8000", True),
+            ("localhost", True),
+            ("LOCALHOST:1", True),
+            ("[::1]:8000", True),
+            ("evil.example:8000", False),
+            ("127.0.0.1.evil.example", False),
+            ("[::2]", False),
+            ("", False),
+        ):
+            headers = [(b"host", host.encode()), (b"origin", f"http://{host}".encode())]
+            status, said, _ = await request(app, "PUT", "/sessions/a", headers=headers)
+            assert status in ((200, 201) if allowed else (403,))
+            socket = WebSocket(app, headers=headers)
+            if allowed:
+                assert (await socket.ask({"open": ["a"]}))["opened"]
+                await socket.close()
+            else:
+                assert said["error"] == "Host: wanted one of localhost, 127.0.0.1, [::1]"
+                with pytest.raises(ClosedError, match="1008"):
+                    await socket.ask({"open": ["a"]})
+        assert (await request(app, "GET", "/sessions"))[0] == 403
+
+    run(play, hosts=own_names("127.0.0.1"))
+
+
+def test_own_names_of_loopback_hosts():
+    for host in ("localhost", "127.0.0.1", "::1"):
+        assert own_names(host) == ("localhost", "127.0.0.1", "[::1]")
+    assert own_names("127.0.0.2")[-1] == "127.0.0.2"
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.com"):
+        assert own_names(host) is None
 
 
 def test_too_many_rows_are_busy():

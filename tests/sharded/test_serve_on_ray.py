@@ -17,7 +17,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 from fusedlstm import frames
 from fusedlstm.frames import Status
-from fusedlstm.ray.serve import Limits, build
+from fusedlstm.ray.serve import Limits, LocalPool, build, saved
 from fusedlstm.ray.serve.service import Service
 
 from support.places import ENVIRONMENT, ROOT
@@ -182,25 +182,39 @@ def test_redeploy_keeps_sessions(port, tmp_path):
     asyncio.run(play())
 
 
+def command(nodes, port, folder, weights):
+    """Start the command in a running cluster, as a second one takes seconds."""
+    weights.save(folder / "w")
+    options = {"port": port, "shards": 1, "capacity": 4, "folder": folder / "f", "address": nodes.address}
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "fusedlstm", "serve", str(folder / "w"), *words],
+        cwd=ROOT,
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.nightly
+def test_command_shows_the_replicas_error(nodes, port, tmp_path):
+    """With --address, only the replica looks into the folder."""
+    pool = LocalPool(WEIGHTS[1], 4, backend="numpy")
+    (tmp_path / "f").mkdir()
+    saved.save(str(tmp_path / "f"), pool, {})
+    with command(nodes, port, tmp_path, WEIGHTS[0]) as process:
+        try:
+            said = process.communicate(timeout=100)[1].decode().splitlines()[-1]
+        finally:
+            process.kill()
+    assert said.startswith("fusedlstm: the service failed to start: ")
+    assert "f has sessions of other weights. Give the weights that they were saved with" in said
+    assert process.returncode == 1
+
+
 @pytest.mark.nightly
 def test_command_serves_until_terminated(nodes, port, tmp_path):
-    """Use a cluster that runs, as a second one takes seconds."""
-    WEIGHTS[0].save(tmp_path / "w")
-    options = [
-        "--port",
-        str(port),
-        "--shards",
-        "1",
-        "--capacity",
-        "4",
-        "--folder",
-        str(tmp_path / "f"),
-        "--address",
-        nodes.address,
-    ]
-    command = [sys.executable, "-m", "fusedlstm", "serve", str(tmp_path / "w"), *options]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, **pipes) as process:
+    with command(nodes, port, tmp_path, WEIGHTS[0]) as process:
         try:
             assert process.stdout.readline().decode() == f"listening at http://127.0.0.1:{port}\n"
             url = f"http://127.0.0.1:{port}/sessions"

@@ -4,18 +4,25 @@ import asyncio
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
-from fusedlstm import LSTMWeights, PoolFullError, StackedWeights, WeightsFileError
+from fusedlstm import (
+    LSTMWeights,
+    OtherWeightsWarning,
+    PoolFullError,
+    StackedWeights,
+    WeightsFileError,
+    atomic_write,
+)
 from fusedlstm.frames import Status
 from fusedlstm.ray import LateShardsError, SessionsLostError
 from fusedlstm.ray.serve import Limits, LocalPool, build
 from fusedlstm.ray.serve import saved as saves
-from fusedlstm.ray.serve import service as service_module
 from fusedlstm.ray.serve.open_sessions import OpenSessions
 from fusedlstm.ray.serve.service import DrainingError, Service
 
@@ -315,14 +322,64 @@ def test_changed_sessions_are_not_loaded_again(tmp_path):
             await service.open(["b"])
         elif change == "step":
             service.submit(service.find(["a"])[0], np.array([4]), X)
+        elif change == "nothing":
+            await service.open(["a"])
+            await service.close(["unknown"])
+            service.submit(np.array([1], np.uint64), np.array([1]), X)
         service._lock.close()
         return service.stats()["sessions"]
 
-    assert asyncio.run(fail(None)) == 1
+    for change in (None, "nothing"):
+        assert asyncio.run(fail(change)) == 1
     for change, left in (("close", 0), ("open", 2), ("step", 1)):
         assert asyncio.run(fail(change)) == left
         assert asyncio.run(fail(None)) == 0
         os.rename(tmp_path / "retired.json", tmp_path / "current.json")
+
+
+def test_lost_folder_stops_nothing(tmp_path, caplog):
+    """The service logs it once, and saves its sessions at the end."""
+    folder = str(tmp_path / "sessions")
+    drained(LocalPool(WEIGHTS, 4, **INVARIANT), folder, lambda s: step_all(s, ["a"], 3))
+
+    async def play(service):
+        shutil.rmtree(folder)
+        await service.open(["b"])
+        return await step_all(service, ["a", "b"], 2)
+
+    (after, _), _ = drained(LocalPool(WEIGHTS, 4, **INVARIANT), folder, play)
+    assert after == [6, 3]
+    assert len([record for record in caplog.records if "can't be changed" in record.message]) == 1
+    (after, _), _ = drained(LocalPool(WEIGHTS, 4, **INVARIANT), folder, lambda s: step_all(s, ["a", "b"], 1))
+    assert after == [7, 4]
+
+
+def test_retired_folders_are_synced(tmp_path, monkeypatch):
+    """Else old states might come back after a power cut."""
+    drained(LocalPool(WEIGHTS, 4, **INVARIANT), str(tmp_path), lambda s: step_all(s, ["a"], 1))
+    synced = []
+    monkeypatch.setattr(atomic_write, "sync_folder", lambda folder: synced.append((folder, os.listdir(folder))))
+    saves.retire(str(tmp_path))
+    [(folder, names)] = synced
+    assert folder == str(tmp_path)
+    assert "retired.json" in names
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (3, 5)])
+def test_other_weights_are_refused(tmp_path, sizes):
+    folder, others = str(tmp_path), LSTMWeights.random(*sizes, seed=99)
+    drained(LocalPool(WEIGHTS, 4, **INVARIANT), folder, lambda s: step_all(s, ["a"], 1))
+    says = re.escape(f"{folder} has sessions of other weights. Give the weights that they were saved with, or another")
+    with pytest.raises(WeightsFileError, match=says):
+        drained(LocalPool(others, 4, **INVARIANT), folder)
+    assert drained(LocalPool(WEIGHTS, 4, **INVARIANT), folder)[1]["sessions"] == 1
+
+
+def test_local_pools_warn_of_other_weights(tmp_path):
+    LocalPool(WEIGHTS, 4, **INVARIANT).save(str(tmp_path))
+    with pytest.warns(OtherWeightsWarning, match="states of other weights") as warned:
+        LocalPool(LSTMWeights.random(3, 4, seed=99), 4, **INVARIANT).load(str(tmp_path))
+    assert warned[0].filename == __file__
 
 
 def test_folder_is_tried_at_the_start(tmp_path):
@@ -332,7 +389,7 @@ def test_folder_is_tried_at_the_start(tmp_path):
 
 
 def test_services_share_no_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(service_module, "_LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(saves, "LOCK_SECONDS", 0.2)
 
     async def play(service):
         other = Service(LocalPool(WEIGHTS, 4, **INVARIANT), Limits(), str(tmp_path))
@@ -442,6 +499,7 @@ def test_damaged_folders_are_refused(tmp_path):
     for path, content in (
         (current, "{"),
         (current, json.dumps({"version": 2, "folder": "sessions-0123456789abcdef"})),
+        (current, json.dumps({"version": 1, "folder": "sessions-0123456789abcdef"})),
         (current, json.dumps({"version": 1, "folder": "../elsewhere"})),
         (numbers, json.dumps({"a": 1})),
         (numbers, json.dumps({"a": 1, "b": 0})),
@@ -525,6 +583,8 @@ def test_bad_arguments_raise():
     square = LSTMWeights.random(4, 4, seed=0)
     with pytest.raises(ValueError, match="pool: wanted weights whose top layer is not residual"):
         run(None, ScriptedPool(weights=StackedWeights([square], residual=True)))
+    with pytest.raises(ValueError, match="weights: wanted weights whose top layer is not residual"):
+        build(StackedWeights([square], residual=True), shards=1, capacity=1)
     pool = ShakyPool(3, np.random.default_rng(0))
     pool.shards[0]["a"] = None
     with pytest.raises(ValueError, match="pool: wanted a pool without sessions; got 1 sessions"):

@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import WebSocketRoute
 
@@ -17,7 +18,7 @@ from fusedlstm.ray.serve.service import Service
 from fusedlstm.ray.serve.stream import stream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Collection
 
     from fusedlstm.ray.serve.pools import Pool
 
@@ -26,6 +27,7 @@ def app_of(
     make_pool: Callable[[], Pool],
     limits: Limits = Limits(),  # noqa: B008 (it is immutable)
     folder: str | None = None,
+    hosts: Collection[str] | None = None,
 ) -> Starlette:
     """Return the ASGI app of a service.
 
@@ -35,6 +37,7 @@ def app_of(
         make_pool: makes the pool, in a thread.
         limits: how to gather rows, and what to refuse.
         folder: where the service saves its sessions when it ends, and loads them from when it starts; None for nowhere.
+        hosts: the names that a request's Host may have, in lower case, without ports. Others get 403. None allows all.
     """
 
     @contextlib.asynccontextmanager
@@ -51,4 +54,9 @@ def app_of(
             shutdown()
 
     routes = [*http.routes(), WebSocketRoute("/stream", stream)]
-    return Starlette(routes=routes, middleware=[Middleware(SameOrigin)], lifespan=lifespan)
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(SameOrigin, hosts=hosts)],
+        exception_handlers={HTTPException: http.not_served},
+        lifespan=lifespan,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,17 @@ from fusedlstm import log
 from fusedlstm.ray.serve.app import app_of
 from fusedlstm.ray.serve.limits import Limits
 from fusedlstm.ray.serve.open_sessions import check_capacity
+from fusedlstm.ray.serve.pools import check_served
 from fusedlstm.ray.sharded_pool import ShardedPool
 from fusedlstm.stacked import load_weights
 from fusedlstm.validation.arguments import check_path, check_real, check_size, fail
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Collection
+    from contextlib import AbstractAsyncContextManager
+
     from ray import serve
+    from starlette.applications import Starlette
 
     from fusedlstm.validation.arguments import AnyPath
 
@@ -32,6 +38,7 @@ def build(
     folder: AnyPath | None = None,
     max_connections: int = 1000,
     num_gpus: float = 0,
+    hosts: Collection[str] | None = None,
     **options: Any,
 ) -> serve.Application:
     """Return the application of a service, to run with Ray Serve.
@@ -48,11 +55,13 @@ def build(
             the replica may run must share it. With None, they are lost.
         max_connections: the most requests and WebSockets at the same time. As many more wait. Others are refused.
         num_gpus: the number of GPUs for each shard.
+        hosts: the names that a request's Host may have, in lower case, without ports. Others get 403. None allows all.
         options: more options of the ShardedPool, such as `snapshot`.
 
     Raises:
         TypeError: an argument has the wrong kind.
-        ValueError: a number is too small, or there are too many sessions.
+        ValueError: a number is too small, there are too many sessions, a layer reads backward, or the top layer is
+            residual.
     """
     path = None if folder is None else os.path.abspath(check_path("folder", folder))
     most = check_size("max_connections", max_connections, 1)
@@ -61,6 +70,8 @@ def build(
         fail(ValueError, "num_gpus", "a number >= 0", str(num_gpus))
     if isinstance(weights, (str, bytes, os.PathLike)):
         weights = os.path.abspath(check_path("weights", weights))
+    else:
+        check_served("weights", weights)
 
     from ray import serve
     from ray.serve.config import BackpressureConfig
@@ -70,7 +81,9 @@ def build(
         return ShardedPool(loaded, shards=shards, capacity=capacity, num_gpus=num_gpus, **options)
 
     def make_app() -> Any:
-        return app_of(make_pool, limits, path)
+        app = app_of(make_pool, limits, path, hosts)
+        app.router.lifespan_context = _keeping_error(app.router.lifespan_context)
+        return app
 
     deployment = serve.deployment(
         name="sessions",
@@ -85,11 +98,34 @@ def build(
     return application
 
 
+def _keeping_error(lifespan: Callable[[Any], AbstractAsyncContextManager[Any]]) -> Any:
+    """Return a lifespan that keeps the error of a failed start in the app's state, as Serve would drop it."""
+
+    @contextlib.asynccontextmanager
+    async def keeping(app: Starlette) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(lifespan(app))
+            except Exception as error:
+                app.state.error = error
+            yield
+
+    return keeping
+
+
 class _Replica:
     """The replica. Serve waits until its WebSockets are closed, so it drains the service once Serve wants to end it."""
 
+    app: Starlette  # which Serve sets
+
     def __init__(self) -> None:
         self._watching = asyncio.get_running_loop().create_task(self._drain_when_stopped())
+
+    def check_health(self) -> None:
+        """Raise the error of a failed start. Serve calls this first of all, and tells the error."""
+        error = getattr(self.app.state, "error", None)
+        if error is not None:
+            raise error
 
     async def _drain_when_stopped(self) -> None:
         from ray import serve
@@ -102,7 +138,7 @@ class _Replica:
             except Exception as error:
                 log.warning("the state of this service is not known: %s", error)
                 continue
-            service = getattr(self.app.state, "service", None)  # type: ignore[attr-defined]
+            service = getattr(self.app.state, "service", None)
             if is_stopping and service is not None:
                 await service.drain()
                 return

@@ -16,6 +16,7 @@ from fusedlstm.ray.serve.service import DrainingError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from starlette.exceptions import HTTPException
     from starlette.requests import Request
 
     from fusedlstm.ray.serve.service import Service
@@ -58,6 +59,11 @@ def routes() -> list[Route]:
         Route("/sessions/{key:path}", _open, methods=["PUT"]),
         Route("/sessions/{key:path}", _close, methods=["DELETE"]),
     ]
+
+
+async def not_served(_: Request, error: HTTPException) -> Response:
+    """Answer a request with an unknown path or method."""
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 def check_key(key: Any) -> str:

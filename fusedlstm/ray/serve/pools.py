@@ -11,6 +11,8 @@ from fusedlstm.cell import LSTMCell
 from fusedlstm.lstm import LSTM
 from fusedlstm.pool import StatePool
 from fusedlstm.ray import folder as folders
+from fusedlstm.validation.arguments import fail
+from fusedlstm.validation.weights import as_layers, check_causal
 from fusedlstm.weights import LSTMWeights
 
 if TYPE_CHECKING:
@@ -76,6 +78,14 @@ class Pool(Protocol):
         ...
 
 
+def check_served(name: str, weights: Any) -> None:
+    """Raise ValueError unless a service can step these weights, and read outputs from states, for repeated steps."""
+    layers = as_layers(weights)
+    check_causal(name, layers, "layers that are all forward")
+    if layers.residual[-1]:
+        fail(ValueError, name, "weights whose top layer is not residual", "a residual top layer")
+
+
 class LocalPool:
     """A StatePool with keys, for a service in one process, without Ray's actors.
 
@@ -115,7 +125,9 @@ class LocalPool:
 
     def load(self, folder: str, /) -> None:
         """Replace all sessions with those in a folder. See `ShardedPool.load`."""
-        keys, states, _ = folders.read(folder, self.weights)
+        keys, states, are_others = folders.read(folder, self.weights)
+        if are_others:
+            folders.warn_of_others(folder)
         self._pool._calls.run(self._pool._slots.replace, np.arange(len(keys)), states)
         self._slots.clear()
         self._slots.update(zip(keys, range(len(keys)), strict=True))

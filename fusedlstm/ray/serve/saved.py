@@ -1,6 +1,6 @@
 """A drained service's folder: the pool's own folder, the numbers of next steps, and a file that is replaced last.
 
-current.json                  {"version": 1, "folder": "sessions-<16 hex digits>"}
+current.json                  {"version": 1, "folder": "sessions-<16 hex digits>", "weights": their fingerprint}
 lock                          held by the service that uses the folder
 retired.json                  what current.json was, until a service had loaded the sessions and changed one
 sessions-<16 hex digits>/     what `save` of the pool wrote, and next.json: {key: number}
@@ -14,10 +14,11 @@ import re
 import shutil
 import time
 import uuid
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from fusedlstm import atomic_write, files
+from fusedlstm import atomic_write, files, pool_files
 from fusedlstm.errors import WeightsFileError
+from fusedlstm.validation.weights import as_layers
 
 try:
     import fcntl
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from fusedlstm.ray.serve.pools import Pool
 
 _VERSION = 1
+LOCK_SECONDS = 30.0  # how long to wait for a service that uses the folder, and is ending
 _LOCK = "lock"
 _CURRENT, _RETIRED = "current.json", "retired.json"
 _NUMBERS = "next.json"
@@ -42,7 +44,7 @@ def save(folder: str, pool: Pool, numbers: Mapping[str, int]) -> None:
     own = os.path.join(folder, name)
     pool.save(own)
     atomic_write.replace(os.path.join(own, _NUMBERS), json.dumps(numbers).encode())
-    text = json.dumps({"version": _VERSION, "folder": name})
+    text = json.dumps({"version": _VERSION, "folder": name, "weights": pool_files.fingerprint(as_layers(pool.weights))})
     atomic_write.replace(os.path.join(folder, _CURRENT), text.encode())
     for other in os.listdir(folder):
         if _NAME.fullmatch(other) and other != name:
@@ -82,25 +84,42 @@ def lock(folder: str, seconds: float) -> BinaryIO:
 def retire(folder: str) -> None:
     """Mark the folder's sessions as too old to load, as some have changed. Their files stay until the next save."""
     os.replace(os.path.join(folder, _CURRENT), os.path.join(folder, _RETIRED))
+    atomic_write.sync_folder(folder)
+
+
+def check(folder: str, weights: Any) -> str | None:
+    """Return the folder in a folder that has its sessions, or None if there are none.
+
+    Raises:
+        WeightsFileError: a file is damaged or newer, or the sessions were saved with other weights.
+        OSError: a file can't be read.
+    """
+    current = os.path.join(folder, _CURRENT)
+    if not os.path.exists(current):
+        return None
+    with files.reading(current, " is damaged"):
+        with open(current, encoding="utf-8") as file:
+            found = json.load(file)
+        if found["version"] != _VERSION or not _NAME.fullmatch(found["folder"]):
+            raise WeightsFileError(f"{current} is newer than this fusedlstm, or damaged")
+        name, mark = found["folder"], found["weights"]
+    if mark != pool_files.fingerprint(as_layers(weights)):
+        raise WeightsFileError(
+            f"{folder} has sessions of other weights. Give the weights that they were saved with, or another folder"
+        )
+    return os.path.join(folder, name)
 
 
 def load(folder: str, pool: Pool) -> dict[str, int]:
     """Load a folder's sessions into a pool. Return the number of each one's next step. An empty folder has none.
 
     Raises:
-        WeightsFileError: a file is damaged or newer, or doesn't fit the pool.
+        WeightsFileError: a file is damaged or newer, or doesn't fit the pool, which must have the same weights.
         OSError: a file can't be read.
     """
-    current = os.path.join(folder, _CURRENT)
-    if not os.path.exists(current):
+    own = check(folder, pool.weights)
+    if own is None:
         return {}
-    with files.reading(current, " is damaged"):
-        with open(current, encoding="utf-8") as file:
-            found = json.load(file)
-        name = found["folder"]
-        if found["version"] != _VERSION or not _NAME.fullmatch(name):
-            raise WeightsFileError(f"{current} is newer than this fusedlstm, or damaged")
-    own = os.path.join(folder, name)
     path = os.path.join(own, _NUMBERS)
     with files.reading(path, " is damaged"):
         with open(path, encoding="utf-8") as file:

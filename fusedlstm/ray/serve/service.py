@@ -13,6 +13,7 @@ from fusedlstm.ray.errors import LateShardsError, SessionsLostError
 from fusedlstm.ray.serve import saved
 from fusedlstm.ray.serve.messages import Message
 from fusedlstm.ray.serve.open_sessions import NONE, OpenSessions
+from fusedlstm.ray.serve.pools import check_served
 from fusedlstm.ray.serve.sender import Sender, within
 from fusedlstm.ray.serve.ticks import Ticks
 from fusedlstm.validation.arguments import fail
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from fusedlstm.ray.serve.pools import Pool
 
 _ATTEMPTS = 10
-_LOCK_SECONDS = 30.0  # how long to wait for a service that uses the folder, and is ending
 
 
 class DrainingError(RuntimeError):
@@ -50,9 +50,8 @@ class Service:
     """
 
     def __init__(self, pool: Pool, limits: Limits, folder: str | None = None) -> None:
+        check_served("pool", pool.weights)
         layers = as_layers(pool.weights)
-        if layers.residual[-1]:
-            fail(ValueError, "pool", "weights whose top layer is not residual", "a residual top layer")
         if pool.keys:
             fail(ValueError, "pool", "a pool without sessions", f"{len(pool.keys)} sessions")
         self.input_size, self.width = layers.input_size, layers.output_size
@@ -76,8 +75,8 @@ class Service:
         states in the folder are too old.
 
         Raises:
-            OSError, WeightsFileError: the folder can't be read or written, another service uses it, or it doesn't fit
-                the weights or the capacity.
+            OSError, WeightsFileError: the folder can't be read or written, another service uses it, or it was saved
+                with other weights, or has more sessions than the capacity.
         """
         prepare = getattr(self._pool.aio, "prepare", None)
         if prepare is not None:
@@ -88,7 +87,7 @@ class Service:
 
     async def _load(self, folder: str) -> None:
         await asyncio.to_thread(saved.probe, folder)
-        self._lock = await asyncio.to_thread(saved.lock, folder, _LOCK_SECONDS)
+        self._lock = await asyncio.to_thread(saved.lock, folder, saved.LOCK_SECONDS)
         try:
             found = await asyncio.to_thread(saved.load, folder, self._pool)
         except BaseException:
@@ -135,7 +134,7 @@ class Service:
 
     async def _open(self, keys: Sequence[str]) -> list[bool]:
         for _ in range(_ATTEMPTS):
-            self._begin_change()
+            self._check_takes_more()
             new = [key for key in dict.fromkeys(keys) if key not in self._sessions]
             if len(new) + len(self._sessions) > self._sessions.capacity:
                 raise PoolFullError(f"there is no room for {len(new)} more sessions")
@@ -148,6 +147,7 @@ class Service:
                 raise PoolFullError(f"there is no room for {len(new)} more sessions") from error
             self._sessions.add(new, self._loop.time())
             if call is not None:
+                self._retire_saved()
                 await self._answer(call)
             self._sessions.used[self._sessions.slots(filter(self._sessions.__contains__, keys))] = self._loop.time()
             fresh = set(new)
@@ -163,18 +163,24 @@ class Service:
         await asyncio.shield(self._keep(self._close(keys)))
 
     async def _close(self, keys: Sequence[str]) -> None:
-        self._begin_change()
+        self._check_takes_more()
         there = [key for key in dict.fromkeys(keys) if key in self._sessions]
         if there:
+            self._retire_saved()
             self._sessions.remove(there)
             await self._answer(self._pool.aio.close(there))
 
-    def _begin_change(self) -> None:
-        """Raise DrainingError if the service is ending. The first change makes saved states old."""
+    def _check_takes_more(self) -> None:
         if self.is_draining:
             raise DrainingError("the service is ending")
+
+    def _retire_saved(self) -> None:
+        """Let the folder have no sessions. Call this at each change, as the first one makes saved states old."""
         if self._is_fresh and self._folder is not None:
-            saved.retire(self._folder)
+            try:
+                saved.retire(self._folder)
+            except OSError as error:  # the service goes on. At its end it tries to save its sessions there
+                log.warning("%s can't be changed, so remove it if the service fails: %s", self._folder, error)
         self._is_fresh = False
 
     async def _answer(self, call: Awaitable[None]) -> None:
@@ -217,7 +223,8 @@ class Service:
         if self.is_draining:
             self._sender.refuse(message, np.arange(len(message)))
         else:
-            self._begin_change()
+            if self._is_fresh and (self._sessions.find(handles) != NONE).any():
+                self._retire_saved()
             self._ticks.add(message)
         return message
 

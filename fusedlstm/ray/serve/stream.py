@@ -85,8 +85,9 @@ class _Connection:
             raise WebSocketDisconnect(received.get("code") or 1005)
         data = received.get("bytes")
         content: str | bytes = (received.get("text") or "") if data is None else data
-        if len(content) > self._service.limits.max_message_bytes:
-            raise TooLargeError(f"wanted at most {self._service.limits.max_message_bytes} bytes; got {len(content)}")
+        size = len(content.encode() if isinstance(content, str) else content)
+        if size > self._service.limits.max_message_bytes:
+            raise TooLargeError(f"wanted at most {self._service.limits.max_message_bytes} bytes; got {size}")
         if isinstance(content, str):
             await self._control(parse(content))
         else:
