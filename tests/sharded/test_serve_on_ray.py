@@ -157,6 +157,7 @@ async def closed(connection):
 
 
 @pytest.mark.filterwarnings("ignore")  # those of Ray Serve
+@pytest.mark.nightly
 def test_redeploy_keeps_sessions(port, tmp_path):
     from ray import serve
 
