@@ -42,19 +42,23 @@ def line(one: Result) -> str:
     )
 
 
-def command(module: str, *arguments: str) -> list[str]:
-    """Return the command of a child process, which ends with this one."""
-    return orphans.ending([sys.executable, "-m", f"benchmarks.serving.{module}", *arguments])
+def child(module: str, *arguments: str, **pipes: int) -> subprocess.Popen[str]:
+    """Start a module of this package in a process of its own, which ends with this one."""
+    return subprocess.Popen(
+        orphans.ending([sys.executable, "-m", f"benchmarks.serving.{module}", *arguments]),
+        cwd=machine.ROOT,
+        env=os.environ | ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        **pipes,
+    )
 
 
 @contextlib.contextmanager
 def service(name: str, load: Load) -> Iterator[tuple[str, int]]:
     """Start a service, yield its URL and its process's number, and end it."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = subprocess.Popen(
-        command("services", name, load.to_json()), cwd=machine.ROOT, env=os.environ | ENVIRONMENT, text=True, **pipes
-    )
-    with process:  # it closes standard input at the end, and waits
+    # The end closes standard input, and waits.
+    with child("services", name, load.to_json(), stdin=subprocess.PIPE) as process:
         url = process.stdout.readline().strip()
         if not url:
             raise OSError(f"the service {name!r} did not start")
@@ -63,16 +67,7 @@ def service(name: str, load: Load) -> Iterator[tuple[str, int]]:
 
 def results(name: str, load: Load) -> Iterator[Result]:
     """Yield what happened to a service at each rate, until it doesn't keep up."""
-    with (
-        service(name, load) as (url, number),
-        subprocess.Popen(
-            command("client", url, load.to_json(), str(number)),
-            cwd=machine.ROOT,
-            env=os.environ | ENVIRONMENT,
-            text=True,
-            stdout=subprocess.PIPE,
-        ) as client,
-    ):
+    with service(name, load) as (url, number), child("client", url, load.to_json(), str(number)) as client:
         for printed in client.stdout:
             yield Result(**json.loads(printed))
     if client.returncode:
