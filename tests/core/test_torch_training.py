@@ -124,6 +124,7 @@ def train_shared(module, xs):
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning")  # JAX's, if an earlier test imported it
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_train_a_shared_module(method):
     module, xs = ours.LSTM(I, N), torch.randn(T, B, I)

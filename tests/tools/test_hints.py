@@ -83,11 +83,17 @@ NOT_RUN: dict[str, dict[str, str]] = {
     "convert/tflite.py": {"is a TFLite model": "needs TensorFlow: test_tflite_of_keras does it"},
     "pool_calls.py": {"a StatePool's calls can't be captured": _GPU},
     "pool_slots.py": {"Use slots.astype": _GPU},
+    "ray/forks.py": {"{}. Nothing was done: call again": _RAY},
+    "ray/serve/open_sessions.py": {"Use several services": _RAY},
+    "ray/serve/saved.py": {"{} has sessions of other weights": _RAY},
     "ray/sharded_pool.py": dict.fromkeys(("a ShardedPool can't be copied", "Ray is not initialised"), _RAY),
+    "torch/checks.py": dict.fromkeys(("Use {}.to_padded_tensor", "Use {}.to_dense"), "test_torch_modules.py does it"),
+    "torch/operator.py": {"this program was exported without": "test_torch_compile.py does it"},
 }
 # Texts that only look like hints.
 NO_HINTS = {
     "bench/running.py": ("load before", "load after"),
+    "cli/serve.py": ("the Ray cluster to use",),
     "convert/onnx/finding.py": ("name[{}]",),
 }
 # Hints of cases that need packages which CI doesn't install.

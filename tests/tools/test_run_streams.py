@@ -238,7 +238,7 @@ def test_pipes_in_and_out(kind, change, folder):
     said, complained = process.communicate(inputs, timeout=300)
     assert process.returncode == 0, complained
     np.testing.assert_array_equal(np.load(io.BytesIO(said)), run(folder, kind=kind)["outputs"])
-    assert re.fullmatch(r"fusedlstm: standard output: 11 steps of 3 rows on .* a second\n", complained.decode())
+    assert re.fullmatch(r"standard output: 11 steps of 3 rows on .* a second\n", complained.decode())
 
 
 @ON_POSIX
