@@ -57,12 +57,13 @@ def is_found(fault):
         for seed in range(30):
             try:
                 played(seed, faults=(0.0, 0.05, 0.2)[seed % 3])
-            except (AssertionError, TimeoutError):
+            except (AssertionError, TimeoutError, ValueError):  # the service itself may notice
                 return True
     return False
 
 
 @pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a game that ends early awaits no more
 @pytest.mark.parametrize("fault", ALL, ids=str)
 def test_planted_faults_are_found(fault):
     assert is_found(fault)
